@@ -1,0 +1,487 @@
+//! Bringing the session's work into the developer's repository: as branches, never touching HEAD, index or files there.
+//!
+//! # How it works
+//!
+//! The clone belongs to the agent: its configuration, hooks, attributes and alternates may be traps. So no git ever runs with the
+//! clone as its repository, and its configuration is never read. The supervisor's own repository beside it (the collector) borrows the
+//! clone's objects; refs are read as plain text; the state of the files is written as a tree *into the collector*; and what is new goes
+//! from the collector into the developer's repository. The clone itself is not written, so that a stale `index.lock` does not matter,
+//! and collecting while the agent works does not disturb it.
+//!
+//! libgit2 does all of this. For repositories that it cannot read ([`super::Oddity`]) git's plumbing does, on the collector, and runs no
+//! filter: those that the developer has are run by [`super::filters`], where the clone's files cannot reach them.
+//!
+//! # What it promises
+//!
+//! Work is added, never replaced: a branch of the developer's that we did not write last, or that is checked out, is left alone and
+//! the work lands beside it. What could not be taken (huge files, nested repositories) is named.
+
+mod brought;
+mod clone_refs;
+mod library;
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use clone_refs::{CloneHead, CloneRefs};
+
+use super::checkout::Target;
+use super::filters::{self, Filters};
+use super::{Checkout, GitError, Oddity, Workspace, WorkspaceKind, seed, snapshot, submodules};
+
+/// Files above this size (bytes) are not put into a work-in-progress commit; they are named instead.
+const LARGEST_FILE: u64 = 50 * 1024 * 1024;
+/// How often work may be put beside a branch that may not be moved.
+const MOST_SIBLINGS: u32 = 99;
+
+/// What came home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collected {
+    /// The branch in the developer's repository: the session's, or `<it>--2` where that one may not be moved.
+    pub branch: String,
+    /// Its last commit; `None` where there is no commit at all.
+    pub tip: Option<String>,
+    /// Commits since the base, a work-in-progress commit included.
+    pub commits: usize,
+    /// Whether the last of them holds uncommitted work.
+    pub wip: bool,
+    /// Nothing was done: no commit beyond the base on any branch, and no uncommitted work. No branch was made then.
+    pub unchanged: bool,
+    /// Further branches with commits of their own: `<branch>--<the agent's name for it>`.
+    pub others: Vec<String>,
+    /// Paths that are not in the work-in-progress commit: too large, or repositories of their own.
+    pub left_out: Vec<String>,
+    /// What the user should know, a sentence each.
+    pub notices: Vec<String>,
+}
+
+/// What the collector can do; libgit2 and the git program each in their own way.
+trait Collector {
+    fn has_commit(&self, id: &str) -> bool;
+    /// Those of `ids` that are commits and are there.
+    fn commits_among(&self, ids: Vec<String>) -> Result<Vec<String>, GitError>;
+    /// How many commits lead to `tip` that lead to none of `known`.
+    fn own_commits(&self, tip: &str, known: &[String]) -> Result<usize, GitError>;
+    /// Writes the state of the files as a tree.
+    fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError>;
+    /// What differs between two commits or trees (`None`: the empty tree), by path.
+    fn diff(&self, from: Option<&str>, to: Option<&str>) -> Result<Vec<Difference>, GitError>;
+    /// `tree` with these paths set (mode and object) or removed; removals come first.
+    fn with(&self, tree: &str, entries: &[(Vec<u8>, Option<Entry>)]) -> Result<String, GitError>;
+    /// Whether `id` is a commit of this tree on this parent.
+    fn is_commit_of(&self, id: &str, tree: &str, parent: Option<&str>) -> bool;
+    fn commit(&self, tree: &str, parent: Option<&str>, message: &str, author: (&str, &str)) -> Result<String, GitError>;
+    /// The commit that we last put at `refs/heads/<branch>` of the developer's repository.
+    fn landed(&self, branch: &str) -> Option<String>;
+    /// Copies what is new and sets `refs/heads/<branch>` of the developer's repository, if it still holds `current`.
+    fn land(&self, checkout: &Checkout, id: &str, branch: &str, current: Option<&str>, known: &[String]) -> Result<(), GitError>;
+}
+
+/// The state of the files.
+struct Snapshot {
+    tree: String,
+    /// Whether `tree` is another one than the parent's.
+    differs: bool,
+    left_out: Vec<String>,
+    /// Stored as they are, because a filter could not be run: path and filter.
+    unfiltered: Vec<(String, String)>,
+}
+
+/// Mode and object id of a file in a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    mode: u32,
+    id: String,
+}
+
+/// A path that two trees do not agree about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Difference {
+    path: Vec<u8>,
+    from: Option<Entry>,
+    to: Option<Entry>,
+}
+
+/// Collects the session's work. With `wip_message` uncommitted work becomes one commit on the branch it was done on (in the
+/// developer's repository only; the clone keeps it uncommitted). May be called as often as one likes.
+pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&str>) -> Result<Collected, GitError> {
+    if workspace.kind == WorkspaceKind::InPlace {
+        return in_place(checkout, workspace);
+    }
+    let collector = open(checkout, workspace)?;
+    let mut work = Work::find(collector.as_ref(), workspace)?;
+    bring_lfs(checkout, workspace, &mut work.notices);
+    let mut collected = Collected {
+        branch: workspace.branch.clone(),
+        tip: None,
+        commits: 0,
+        wip: false,
+        unchanged: false,
+        others: Vec::new(),
+        left_out: Vec::new(),
+        notices: std::mem::take(&mut work.notices),
+    };
+    if let Some(message) = wip_message {
+        collected.wip = commit_uncommitted(collector.as_ref(), checkout, workspace, &mut work, message, &mut collected.left_out)?;
+        collected.notices.append(&mut work.notices);
+    }
+    let known = known_commits(checkout, workspace, collector.as_ref())?;
+    let base: Vec<String> = workspace.base_commit.iter().cloned().collect();
+    collected.tip.clone_from(&work.tip);
+    if let Some(tip) = &work.tip {
+        collected.commits = collector.own_commits(tip, &base)?;
+        let exists = checkout.resolve(&format!("refs/heads/{}", workspace.branch)).is_ok();
+        if collected.commits > 0 || exists {
+            collected.branch = land(collector.as_ref(), checkout, &workspace.branch, tip, &known)?;
+        }
+    }
+    // Anew: the session's branch may have gone back, and what it led to before is now another branch's own.
+    let known = if work.others.is_empty() { known } else { known_commits(checkout, workspace, collector.as_ref())? };
+    for (name, id) in &work.others {
+        if collector.own_commits(id, &known)? > 0 {
+            let beside = format!("{}--{name}", workspace.branch);
+            collected.others.push(land(collector.as_ref(), checkout, &beside, id, &known)?);
+        } else if collector.landed(&format!("{}--{name}", workspace.branch)).as_ref() == Some(id) {
+            collected.others.push(format!("{}--{name}", workspace.branch)); // brought home earlier
+        }
+    }
+    if collected.branch != workspace.branch {
+        collected.notices.push(format!("{} was changed or is checked out: the work is on {}", workspace.branch, collected.branch));
+    }
+    collected.left_out.retain(|path| !workspace.submodules.iter().any(|submodule| submodule.path == *path));
+    submodules::collect_all(checkout, workspace, wip_message, &mut collected)?;
+    collected.unchanged = collected.commits == 0 && collected.others.is_empty();
+    if let (Some(tip), false) = (&collected.tip, collected.unchanged) {
+        collected.notices.extend(brought::notice(collector.as_ref(), workspace, tip)?);
+    }
+    Ok(collected)
+}
+
+/// The state of a fresh clone's files, where it is not the base's, and the files that are too large for it.
+pub(super) fn photograph(checkout: &Checkout, workspace: &Workspace) -> Result<(Option<String>, Vec<String>), GitError> {
+    let collector = open(checkout, workspace)?;
+    let index = copy_index(workspace)?;
+    let snapshot = collector.snapshot(&workspace.root, index.as_deref(), workspace.base_commit.as_deref())?;
+    Ok((snapshot.differs.then_some(snapshot.tree), snapshot.left_out))
+}
+
+/// How many commits the session's branch has beyond its base, as it stands in the clone now.
+pub fn commits_since_base(checkout: &Checkout, workspace: &Workspace) -> Result<usize, GitError> {
+    if workspace.kind == WorkspaceKind::InPlace {
+        return in_place(checkout, workspace).map(|collected| collected.commits);
+    }
+    let collector = open(checkout, workspace)?;
+    let work = Work::find(collector.as_ref(), workspace)?;
+    let base: Vec<String> = workspace.base_commit.iter().cloned().collect();
+    work.tip.map_or(Ok(0), |tip| collector.own_commits(&tip, &base))
+}
+
+/// Removes the clone, the collector and the keep-ref, after a last [`collect`]; refused where anything would be lost.
+pub fn remove_clone(checkout: &Checkout, workspace: &Workspace, wip_message: &str) -> Result<Collected, GitError> {
+    let collected = collect(checkout, workspace, Some(wip_message))?;
+    if workspace.kind == WorkspaceKind::InPlace {
+        checkout.set_ref(&snapshot::snapshot_ref(workspace.session), None)?;
+        return Ok(collected);
+    }
+    let kept = |tip: &str| GitError::NotCollected { clone: workspace.root.clone(), tip: tip.to_owned() };
+    if let Some(path) = collected.left_out.first() {
+        return Err(kept(path));
+    }
+    let collector = open(checkout, workspace)?;
+    let known = known_commits(checkout, workspace, collector.as_ref())?;
+    let work = Work::find(collector.as_ref(), workspace)?;
+    for tip in work.tip.iter().chain(collected.tip.iter()).chain(work.others.iter().map(|(_, id)| id)) {
+        if collector.own_commits(tip, &known)? > 0 {
+            return Err(kept(tip));
+        }
+    }
+    if let Some(missing) = work.missing {
+        return Err(kept(&missing));
+    }
+    submodules::remove_all(checkout, workspace, wip_message)?;
+    remove_tree(&workspace.root)?;
+    remove_tree(&workspace.collector())?;
+    checkout.set_ref(&workspace.keep_ref(), None)?;
+    Ok(collected)
+}
+
+/// The clone's branches, sorted out.
+#[derive(Debug, Default)]
+struct Work {
+    /// The session branch's commit.
+    tip: Option<String>,
+    /// Other branches (and a detached HEAD, as `detached`) with their commits.
+    others: Vec<(String, String)>,
+    /// Where uncommitted work belongs: `None` is the session's branch, else the name in `others`; and on which commit.
+    uncommitted: (Option<String>, Option<String>),
+    /// A commit that a ref of the clone names but that cannot be read.
+    missing: Option<String>,
+    notices: Vec<String>,
+}
+
+impl Work {
+    fn find(collector: &dyn Collector, workspace: &Workspace) -> Result<Self, GitError> {
+        let mut work = Self::default();
+        let earlier = || collector.landed(&workspace.branch).or_else(|| workspace.base_commit.clone());
+        let Some(refs) = CloneRefs::read(&workspace.root.join(".git"))? else {
+            work.notices.push("the clone's git directory is gone: its files were taken as they are".to_owned());
+            // Elsewhere, perhaps, with commits that we do not see.
+            work.missing = workspace.root.join(".git").symlink_metadata().is_ok().then(|| ".git".to_owned());
+            work.tip = earlier();
+            work.uncommitted = (None, work.tip.clone());
+            return Ok(work);
+        };
+        for (name, id) in refs.branches {
+            if !collector.has_commit(&id) {
+                work.notices.push(format!("commit {id} of {name} cannot be read"));
+                work.missing = Some(id);
+            } else if name == workspace.branch {
+                work.tip = Some(id);
+            } else {
+                work.others.push((name, id));
+            }
+        }
+        if refs.head == CloneHead::Unreadable {
+            work.notices.push("the clone's HEAD cannot be read".to_owned());
+            work.missing = Some("HEAD".to_owned()); // in another format, perhaps, with branches that we do not see
+        }
+        if work.tip.is_none() {
+            work.tip = earlier(); // deleted or renamed: what is gone is among the others
+        }
+        work.uncommitted = match refs.head {
+            CloneHead::Branch(name) if name != workspace.branch => {
+                let at = work.others.iter().find(|(other, _)| *other == name).map(|(_, id)| id.clone());
+                (Some(name), at)
+            }
+            CloneHead::Detached(id) if collector.has_commit(&id) && work.tip.as_ref() != Some(&id) => {
+                let tip: Vec<String> = work.tip.iter().cloned().collect();
+                if collector.own_commits(&id, &tip)? > 0
+                    && work.tip.as_ref().is_none_or(|tip| collector.own_commits(tip, std::slice::from_ref(&id)).is_ok_and(|n| n == 0))
+                {
+                    work.tip = Some(id.clone()); // went on from the branch without it
+                    (None, Some(id))
+                } else {
+                    work.others.push(("detached".to_owned(), id.clone()));
+                    (Some("detached".to_owned()), Some(id))
+                }
+            }
+            CloneHead::Branch(_) | CloneHead::Detached(_) | CloneHead::Unreadable => (None, work.tip.clone()),
+        };
+        Ok(work)
+    }
+}
+
+fn commit_uncommitted(
+    collector: &dyn Collector,
+    checkout: &Checkout,
+    workspace: &Workspace,
+    work: &mut Work,
+    message: &str,
+    left_out: &mut Vec<String>,
+) -> Result<bool, GitError> {
+    if !workspace.root.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        work.notices.push("the clone's folder is gone".to_owned());
+        return Ok(false); // else its absence would be committed as the deletion of every file
+    }
+    let index = copy_index(workspace)?;
+    let (branch, parent) = work.uncommitted.clone();
+    let mut snapshot = collector.snapshot(&workspace.root, index.as_deref(), parent.as_deref())?;
+    brought::take_out(collector, workspace, parent.as_deref(), &mut snapshot)?;
+    left_out.extend(snapshot.left_out);
+    if let Some((path, filter)) = snapshot.unfiltered.first() {
+        let others = match snapshot.unfiltered.len() {
+            1 => String::new(),
+            count => format!(", one of {count} files,"),
+        };
+        work.notices.push(format!("{path}{others} is saved as it is: the filter {filter} did not work outside the working copy"));
+    }
+    if !snapshot.differs {
+        return Ok(false);
+    }
+    let name = checkout.config_text("user.name").unwrap_or_else(|| "sentrely session".to_owned());
+    let email = checkout.user_email().unwrap_or_else(|| "session@sentrely.invalid".to_owned());
+    // What is brought home every few minutes is one commit for as long as it is the same.
+    let beside = branch.as_ref().map(|name| format!("{}--{name}", workspace.branch));
+    let before = collector.landed(beside.as_ref().unwrap_or(&workspace.branch));
+    let id = match before.filter(|id| collector.is_commit_of(id, &snapshot.tree, parent.as_deref())) {
+        Some(same) => same,
+        None => collector.commit(&snapshot.tree, parent.as_deref(), message, (&name, &email))?,
+    };
+    match branch {
+        None => work.tip = Some(id),
+        Some(name) => match work.others.iter_mut().find(|(other, _)| *other == name) {
+            Some(other) => other.1 = id,
+            None => work.others.push((name, id)),
+        },
+    }
+    Ok(true)
+}
+
+/// Puts `id` at `branch` of the developer's repository, or beside it where it may not be moved. Gives the name it got.
+fn land(collector: &dyn Collector, checkout: &Checkout, branch: &str, id: &str, known: &[String]) -> Result<String, GitError> {
+    for sibling in 1..=MOST_SIBLINGS {
+        let name = if sibling == 1 { branch.to_owned() } else { format!("{branch}--{sibling}") };
+        let current = checkout.resolve(&format!("refs/heads/{name}")).ok();
+        if current.as_deref() == Some(id) {
+            return Ok(name);
+        }
+        let free = match &current {
+            None => true,
+            Some(current) => {
+                let ours = collector.landed(&name).as_ref() == Some(current)
+                    || (collector.has_commit(current) && collector.own_commits(current, &[id.to_owned()])? == 0);
+                ours && !is_checked_out(checkout, &name)
+            }
+        };
+        if free {
+            collector.land(checkout, id, &name, current.as_deref(), known)?;
+            return Ok(name);
+        }
+    }
+    Err(GitError::BranchExists(branch.to_owned()))
+}
+
+fn is_checked_out(checkout: &Checkout, branch: &str) -> bool {
+    let mut heads = vec![checkout.git_dir.join("HEAD"), checkout.common_dir.join("HEAD")];
+    let linked = fs_err::read_dir(checkout.common_dir.join("worktrees")).into_iter().flatten().flatten();
+    heads.extend(linked.map(|entry| entry.path().join("HEAD")));
+    let wanted = format!("ref: refs/heads/{branch}");
+    checkout.head.branch() == Some(branch)
+        || heads.iter().any(|head| fs_err::read_to_string(head).is_ok_and(|text| text.trim_end() == wanted))
+}
+
+/// Everything the developer's refs lead to: no need to copy it, and no loss if a clone goes that has no more than this.
+fn known_commits(checkout: &Checkout, workspace: &Workspace, collector: &dyn Collector) -> Result<Vec<String>, GitError> {
+    let mut known: Vec<String> =
+        checkout.refs()?.into_iter().filter_map(|(_, target)| if let Target::Id(id) = target { Some(id) } else { None }).collect();
+    known.extend(workspace.base_commit.clone());
+    known.sort();
+    known.dedup();
+    collector.commits_among(known) // not annotated tags, which name a commit at one remove, nor what is missing
+}
+
+/// Lets the collector see the clone's objects, unless something there leads elsewhere.
+fn open(checkout: &Checkout, workspace: &Workspace) -> Result<Box<dyn Collector>, GitError> {
+    let (objects, developers) = (workspace.root.join(".git/objects"), checkout.common_dir.join("objects"));
+    let mut stores: Vec<PathBuf> = vec![developers.clone()];
+    if clone_refs::is_plain_store(&workspace.root.join(".git"))? {
+        // Planted alternates would bring objects of other repositories home.
+        let alternates = objects.join("info/alternates");
+        let expected = [developers.as_os_str().as_encoded_bytes(), b"\n"].concat();
+        if clone_refs::read_plain(&alternates, 64 * 1024)?.as_deref() != Some(&expected[..]) {
+            let _ = fs_err::remove_file(&alternates);
+            seed::lend_objects(&workspace.root.join(".git"), &[&developers])?;
+        }
+        stores.insert(0, objects);
+    }
+    let stores: Vec<&Path> = stores.iter().map(PathBuf::as_path).collect();
+    seed::lend_objects(&workspace.collector(), &stores)?;
+    // Of the attributes of the developer's own repository; git itself is to run no filter.
+    let by_program = checkout.oddities.iter().any(|oddity| *oddity != Oddity::Filters);
+    let mut attributes = fs_err::read(checkout.common_dir.join("info/attributes")).unwrap_or_default();
+    if by_program {
+        attributes.extend_from_slice(filters::NO_FILTERS.as_bytes());
+    }
+    seed::write(&workspace.collector().join("info/attributes"), &attributes)?;
+    let filters = Filters::new(checkout, &workspace.state);
+    if by_program {
+        return Ok(Box::new(program::Program::new(checkout, workspace.collector(), filters)));
+    }
+    library::Library::open(&workspace.collector(), filters).map(|library| Box::new(library) as Box<dyn Collector>)
+}
+
+/// What the agent's git-lfs stored: its commits hold only pointers.
+fn bring_lfs(checkout: &Checkout, workspace: &Workspace, notices: &mut Vec<String>) {
+    let git_dir = workspace.root.join(".git");
+    if clone_refs::is_directory(&git_dir) && clone_refs::is_directory(&git_dir.join("lfs")) {
+        let store = filters::lfs::Store::of(checkout);
+        if let Err(error) = store.take_over(&git_dir) {
+            notices.push(format!("not all files of git-lfs could be brought to {}: {error}", store.path().display()));
+        }
+    }
+}
+
+/// A copy of the clone's index: what is staged, and what is known to be unchanged. `None` where there is none.
+fn copy_index(workspace: &Workspace) -> Result<Option<PathBuf>, GitError> {
+    let copy = workspace.collector().join("wip.index");
+    let _ = fs_err::remove_file(&copy);
+    if !clone_refs::is_directory(&workspace.root.join(".git")) {
+        return Ok(None); // gone, or a link to somebody else's
+    }
+    let source = workspace.root.join(".git/index");
+    let Some(bytes) = clone_refs::read_plain(&source, 1 << 30)? else { return Ok(None) };
+    seed::write(&copy, &bytes)?;
+    // The same time as the original: entries as young as the index are looked at again, and must be.
+    let modified = source.symlink_metadata().and_then(|meta| meta.modified()).map_err(GitError::io("look at", &source))?;
+    let file = fs_err::OpenOptions::new().write(true).open(&copy).map_err(GitError::io("open", &copy))?;
+    file.into_parts().0.set_modified(modified).map_err(GitError::io("set the time of", &copy))?;
+    Ok(Some(copy))
+}
+
+fn in_place(checkout: &Checkout, workspace: &Workspace) -> Result<Collected, GitError> {
+    let tip = checkout.resolve(&format!("refs/heads/{}", workspace.branch)).ok();
+    let commits = match &tip {
+        None => 0,
+        Some(tip) => {
+            let base: Vec<String> = workspace.base_commit.iter().cloned().collect();
+            let filters = Filters::new(checkout, &workspace.state);
+            let counter: Box<dyn Collector> = if checkout.library_can_open() {
+                Box::new(library::Library::open(&checkout.git_dir, filters)?)
+            } else {
+                Box::new(program::Program::new(checkout, checkout.git_dir.clone(), filters))
+            };
+            counter.own_commits(tip, &base)?
+        }
+    };
+    Ok(Collected {
+        branch: workspace.branch.clone(),
+        tip,
+        commits,
+        wip: false,
+        unchanged: commits == 0,
+        others: Vec::new(),
+        left_out: Vec::new(),
+        notices: Vec::new(),
+    })
+}
+
+/// Removes a tree in which the agent may have taken away its own write permission.
+fn remove_tree(root: &Path) -> Result<(), GitError> {
+    fn unlock(directory: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs_err::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
+        for entry in fs_err::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                unlock(&entry.path());
+            }
+        }
+    }
+    match fs_err::remove_dir_all(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            unlock(root);
+            fs_err::remove_dir_all(root).map_err(GitError::io("remove", root))
+        }
+        done => done.map_err(GitError::io("remove", root)),
+    }
+}
+
+/// A submodule that is not at its recorded commit: its work cannot come home with ours, so it is named.
+fn name_submodule(root: &Path, path: &[u8], left_out: &mut Vec<String>) {
+    let path = String::from_utf8_lossy(path).into_owned();
+    if root.join(&path).join(".git").symlink_metadata().is_ok() {
+        left_out.push(path);
+    }
+}
+
+/// Whether a file may go into a work-in-progress commit; if not, it is named.
+fn admit(root: &Path, path: &Path, left_out: &mut Vec<String>) -> bool {
+    let full = root.join(path);
+    let Ok(meta) = full.symlink_metadata() else { return true }; // deleted: that is to be recorded
+    let nested = meta.is_dir() && full.join(".git").symlink_metadata().is_ok();
+    let unfit = nested || (meta.is_file() && (meta.len() > LARGEST_FILE || std::fs::File::open(&full).is_err()));
+    if unfit {
+        left_out.push(path.to_string_lossy().trim_end_matches('/').to_owned());
+    }
+    !unfit
+}

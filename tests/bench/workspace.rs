@@ -1,0 +1,127 @@
+//! What a working copy costs: the session's own clone, clean and with uncommitted work brought along, against `git worktree add` of the
+//! same commit, in repositories of 1,000, 20,000 and 50,000 files.
+//!
+//! `cargo bench --bench workspace [-- ROUNDS]`. The variants take turns within each round; CPU is that of this process and of every git that
+//! it started, user and system time together.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
+#[expect(dead_code, reason = "shared with the other benches")]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use sentrely::git::{Bring, Checkout, CloneRequest, GitEnv, create_clone};
+use sentrely::model::SessionId;
+
+use support::{Place, Samples, Table, is_bench, ms, print_machine};
+
+const ROUNDS: usize = 7;
+const SIZES: [usize; 3] = [1_000, 20_000, 50_000];
+const IN_A_FOLDER: usize = 100;
+/// Files changed, and as many new ones, where uncommitted work comes along.
+const CHANGED: usize = 20;
+
+/// One variant's times.
+#[derive(Default)]
+struct Cost {
+    cpu: Samples,
+    wall: Samples,
+}
+
+impl Cost {
+    fn measure(&mut self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let (before, start) = (cpu()?, Instant::now());
+        work()?;
+        self.wall.add(start.elapsed());
+        self.cpu.add(cpu()?.saturating_sub(before));
+        Ok(())
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(if is_bench() { ROUNDS } else { 1 });
+    print_machine("workspace");
+    let sizes = if is_bench() { &SIZES[..] } else { &SIZES[..1] };
+    let mut table = Table::new(&["files", "what", "CPU p50 ms", "to git worktree add", "wall p50 ms"]);
+    for &files in sizes {
+        let place = Place::new()?;
+        let repository = place.work().join("shop");
+        let git = |args: &[&str]| -> anyhow::Result<()> {
+            let mut command = place.command("git");
+            command.current_dir(&repository).args(["-c", "user.name=Bench", "-c", "user.email=bench@example.com"]).args(args);
+            ensure!(command.status()?.success(), "git {args:?} failed");
+            Ok(())
+        };
+        fill(&repository, files)?;
+        git(&["init", "--quiet", "-b", "main"])?;
+        git(&["add", "--all"])?;
+        git(&["commit", "--quiet", "-m", "Begin"])?;
+        git(&["gc", "--quiet"])?;
+        let home = place.work().with_file_name("home");
+        let vars = [("PATH".into(), std::env::var_os("PATH").unwrap_or_default()), ("HOME".into(), home.into_os_string())];
+        let env = GitEnv::from_vars(vars);
+        let (mut worktree, mut clean, mut dirty) = (Cost::default(), Cost::default(), Cost::default());
+        for round in 0..rounds {
+            let tree = place.work().join(format!("tree-{round}"));
+            worktree.measure(|| git(&["worktree", "add", "--quiet", "--detach", &tree.to_string_lossy(), "main"]))?;
+            let clone = |cost: &mut Cost, uncommitted: bool| {
+                let session = SessionId::new();
+                let dir = place.work().join(session.to_string());
+                fs::create_dir(&dir)?;
+                cost.measure(|| {
+                    let checkout = Checkout::discover_with(&repository, env.clone())?;
+                    let branch = format!("sentrely/bench/{session}");
+                    let bring = Bring { uncommitted, ..Bring::default() };
+                    let request = CloneRequest { dir: &dir, branch: &branch, base: None, gate_url: None, bring, session };
+                    ensure!(create_clone(&checkout, &request)?.root.join("folder-0/file-1").is_file());
+                    Ok(())
+                })?;
+                fs::remove_dir_all(&dir)?;
+                anyhow::Ok(())
+            };
+            clone(&mut clean, true)?;
+            for n in 0..CHANGED {
+                fs::write(repository.join(format!("folder-{}/file-{n}", n % (files / IN_A_FOLDER))), format!("changed {round}\n"))?;
+                fs::write(repository.join(format!("new-{n}")), "new\n")?;
+            }
+            clone(&mut dirty, true)?;
+            git(&["worktree", "remove", "--force", &tree.to_string_lossy()])?;
+            git(&["reset", "--quiet", "--hard"])?;
+            git(&["clean", "--quiet", "-fd"])?;
+        }
+        for (what, cost) in [("git worktree add", &worktree), ("the session's clone", &clean), ("with 40 uncommitted files", &dirty)] {
+            let ratio = format!("{:.2}x", cost.cpu.p50() / worktree.cpu.p50());
+            table.row(vec![files.to_string(), what.to_owned(), ms(cost.cpu.p50()), ratio, ms(cost.wall.p50())]);
+        }
+    }
+    println!("{rounds} rounds\n");
+    table.print();
+    Ok(())
+}
+
+/// Files of half a kilobyte to four, a hundred to a folder.
+fn fill(repository: &Path, files: usize) -> anyhow::Result<()> {
+    for n in 0..files {
+        let folder = repository.join(format!("folder-{}", n / IN_A_FOLDER));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(format!("file-{}", n % IN_A_FOLDER)), format!("line {n} of a file\n").repeat(30 + n % 200))?;
+    }
+    Ok(())
+}
+
+/// User and system time of this process and of all children that were waited for.
+fn cpu() -> anyhow::Result<Duration> {
+    let time = |time: TimeVal| Duration::new(time.tv_sec().unsigned_abs(), u32::try_from(time.tv_usec()).unwrap_or(0) * 1_000);
+    let mut sum = Duration::ZERO;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who)?;
+        sum += time(usage.user_time()) + time(usage.system_time());
+    }
+    Ok(sum)
+}

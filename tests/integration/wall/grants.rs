@@ -1,0 +1,111 @@
+//! What a grant opens, and that nothing is open without it; what is there afterwards.
+
+use super::*;
+
+/// Runs a script behind the full wall with these words of configuration; what it printed.
+fn printed(world: &World, config: &[&str], script: &str) -> String {
+    let mut flags = vec!["--wall", "require", "--workspace", "none"];
+    for value in config {
+        flags.extend(["--config", *value]);
+    }
+    world.run(&flags, &["bash", "-c", script]).run().success().stdout
+}
+
+fn whos() -> impl Iterator<Item = Who> {
+    [Who::Root, Who::User].into_iter().filter(|who| full_wall(*who))
+}
+
+#[test]
+fn a_credential_file_is_readable_only_when_allowed_and_then_without_its_token() {
+    for who in whos() {
+        let world = World::new(who);
+        let npmrc = format!("wall.allow_read={}", world.env.home().join(".npmrc").display());
+        assert_eq!(printed(&world, &[], "cat ~/.npmrc"), "");
+        assert_eq!(printed(&world, &[&npmrc], "cat ~/.npmrc"), "registry=https://r.example/\n");
+        let netrc = format!("wall.allow_read={}", world.env.home().join(".netrc").display());
+        assert_eq!(printed(&world, &[&netrc], "cat ~/.netrc; cat ~/.npmrc"), "CANARY");
+    }
+}
+
+#[test]
+fn a_shared_directory_is_the_real_one_and_no_other_is() {
+    for who in whos() {
+        let world = World::new(who);
+        for name in [".npm", ".other"] {
+            fs::create_dir(world.env.home().join(name)).unwrap();
+        }
+        world.give_away();
+        let share = format!("wall.share={}", world.env.home().join(".npm").display());
+        printed(&world, &[&share], "echo x > ~/.npm/kept; echo x > ~/.other/kept");
+        assert!(world.env.home().join(".npm/kept").exists() && !world.env.home().join(".other/kept").exists());
+    }
+}
+
+#[test]
+fn a_private_tmp_is_empty_and_leaves_nothing_and_the_session_works_all_the_same() {
+    for who in whos() {
+        let world = World::new(who);
+        // The whole world is below /tmp: what the session needs of it is put into the new one.
+        let said = printed(&world, &["wall.private_tmp=true"], "ls -A /tmp; echo x > /tmp/planted; pwd; cat ~/.bashrc; echo x > here");
+        let folder = world.env.root().file_name().unwrap().to_str().unwrap();
+        assert_eq!(said, format!("{folder}\n{}\n# mine\n", world.env.project().display()));
+        assert!(!Path::new("/tmp/planted").exists() && world.env.project().join("here").exists());
+    }
+}
+
+#[test]
+fn setuid_programs_gain_nothing_unless_sudo_is_granted_and_for_a_user_that_is_no_wall() {
+    for who in whos() {
+        let world = World::new(who);
+        let privileges = "grep NoNewPrivs /proc/self/status";
+        assert_eq!(printed(&world, &[], privileges), "NoNewPrivs:\t1\n");
+        let granted = world.run(&["--config", "wall.sudo=true", "--workspace", "none"], &["bash", "-c", privileges]).run().success();
+        assert_eq!(granted.stdout, "NoNewPrivs:\t0\n");
+        assert_eq!(granted.stderr.contains("wall      off (wall.sudo is granted"), who == Who::User, "{}", granted.stderr);
+        if who == Who::User {
+            let output = world.run(&["--wall", "require", "--config", "wall.sudo=true"], &["true"]).run().exits(125);
+            assert!(output.stderr.contains("hint:"), "{}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn the_end_names_what_was_left_in_the_copy_of_the_home_and_the_line_brings_it_back() {
+    for who in whos() {
+        let world = World::new(who);
+        let script = "mkdir -p ~/bin ~/.cache/x; echo 'true' > ~/bin/tool; chmod +x ~/bin/tool; echo x > ~/.zshenv; rm ~/.netrc; echo y > ~/.cache/x/y";
+        let output = world.run(&["--workspace", "none"], &["bash", "-c", &format!("rm -f ~/.bashrc; {script}")]).run().success();
+        let said = output.stderr.lines().find(|line| line.contains("copy of your home")).unwrap();
+        for part in ["made .zshenv (runs", "made bin (runs", "removed .bashrc"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains(".cache") && world.env.home().join(".bashrc").exists(), "{said}");
+        let (_, line) = said.split_once("cp -a ").unwrap();
+        let done = Command::new("sh").args(["-c", &format!("cp -a {line}")]).env("HOME", world.env.home()).status().unwrap();
+        assert!(done.success() && world.env.home().join(".zshenv").exists());
+    }
+}
+
+#[test]
+fn a_copy_of_the_home_in_which_nothing_of_worth_was_left_goes_away() {
+    for who in whos() {
+        let world = World::new(who);
+        let _ = world.run(&["--workspace", "none"], &["bash", "-c", "mkdir -p ~/.cache; echo x > ~/.cache/y"]).run().success();
+        assert_eq!(fs::read_dir(world.env.root().join("layers")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_login_made_inside_outlives_the_session_and_a_renewed_one_is_the_real_file() {
+    for who in whos() {
+        let world = World::new(who);
+        let file = world.env.home().join(".claude/.credentials.json");
+        let script = |token: &str| format!("echo '{{\"token\":\"{token}\"}}' > ~/.claude/.credentials.json");
+        let _ = world.run(&["--workspace", "none"], &["bash", "-c", &script("first")]).run().success();
+        assert_eq!(fs::read_to_string(&file).unwrap().trim(), r#"{"token":"first"}"#);
+        // As the client does it: beside it and renamed, or in place where that is refused.
+        let renew = "echo '{\"token\":\"second\"}' > ~/.claude/new; mv -T ~/.claude/new ~/.claude/.credentials.json 2>/dev/null || cat ~/.claude/new > ~/.claude/.credentials.json";
+        let _ = world.run(&["--workspace", "none"], &["bash", "-c", renew]).run().success();
+        assert_eq!(fs::read_to_string(&file).unwrap().trim(), r#"{"token":"second"}"#);
+    }
+}

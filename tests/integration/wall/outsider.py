@@ -1,0 +1,27 @@
+"""A process of the user's outside of the session: it holds a secret in its environment, memory and descriptors, and serves two sockets and a name."""
+import os
+import socket
+import sys
+import threading
+
+root = os.environ["R"]
+os.chdir(os.environ["HOME"])
+secret = open(os.path.expanduser("~/.aws/credentials"))
+
+
+def serve(name):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    listener.listen()
+    while True:
+        listener.accept()[0].sendall(b"CANARY")
+
+
+for path in ("ssh-x/agent.7", "emacs/server"):
+    os.makedirs(os.path.dirname(f"{root}/tmp/{path}"), exist_ok=True)
+for name in (f"{root}/tmp/ssh-x/agent.7", f"{root}/tmp/emacs/server", "\0" + root):
+    threading.Thread(target=serve, args=(name,), daemon=True).start()
+while not (os.path.exists(f"{root}/tmp/ssh-x/agent.7") and os.path.exists(f"{root}/tmp/emacs/server")):
+    pass
+print("ready", flush=True)
+sys.stdin.read()
