@@ -281,6 +281,8 @@ impl Agent {
     pub fn strike(&mut self, hard: bool) {
         // What was reaped may have been the agent, and then its number is free.
         self.absorb();
+        // From here on processes die of it, and the first can be reaped before the end goes on.
+        self.reaper.count();
         let group = self.group();
         let mut rungs = Vec::new();
         if hard && self.cgroup.as_ref().is_some_and(Cgroup::kill) {

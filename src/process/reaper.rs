@@ -69,9 +69,9 @@ impl Reaper {
         self.shared.passed.notified().await;
     }
 
-    /// Begins to note who is reaped.
+    /// Begins to note who is reaped, if it has not begun.
     pub(super) fn count(&self) {
-        self.shared.lock().reaped = Some(HashSet::new());
+        self.shared.lock().reaped.get_or_insert_default();
     }
 
     /// What `is_it` says of those who were reaped since [`Self::count`].

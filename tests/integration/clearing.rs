@@ -61,6 +61,7 @@ fn after_both_watchers_died_the_next_run_ends_what_is_left_even_what_cleared_its
         }
     }
     let _ = run.wait(SOON);
+    env.wait_until_nobody_holds(&id);
     assert!(pids.iter().any(|pid| is_alive(*pid)), "the control: something is left");
     let next = env.sentrely(&["run", "--", "true"]).run().success();
     assert!(next.stderr.contains(&format!("session {} had crashed", &id[..8])), "{}", next.stderr);

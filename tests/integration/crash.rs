@@ -381,6 +381,7 @@ async fn a_session_killed_at_random_has_booked_no_less_than_was_reported_and_set
         };
         let got = load(address.parse().unwrap(), &format!("/{path}"), &mut dice, end).await;
         wait_until(SOON, "the end of both", || !is_alive(supervisor) && !is_alive(guardian));
+        env.wait_until_nobody_holds(&id);
         drop(run);
         rounds.push((id, victims, truth, got));
     }

@@ -72,6 +72,7 @@ fn one_after_the_other(guardian_first: bool) {
     assert!(code == 137 || code == 125, "{code}");
     // A killed process's main thread can be gone a moment before its last thread lets go of the socket.
     wait_until(SOON, "the end of its proxy: nothing can be spent", || TcpStream::connect(proxy).is_err());
+    env.wait_until_nobody_holds(&id);
     let finished = env.sentrely(&["finish"]).run();
     wait_until(SOON, "the end of its processes", || pids.iter().all(|pid| !is_alive(*pid)));
     let view = &env.ls_json()["sessions"][0];
@@ -110,6 +111,7 @@ fn both_at_once(env: &TestEnv, wall: &str, sleepers: usize, command: &str) -> (S
     let pids = descendants(supervisor);
     both(Signal::SIGKILL);
     let _ = run.wait(SOON).exits(128 + 9);
+    env.wait_until_nobody_holds(&id);
     (id, pids.into_iter().filter(|pid| is_alive(*pid)).collect())
 }
 

@@ -456,7 +456,7 @@ fn after_the_death_of_both_the_next_start_brings_the_work_home_and_says_where_it
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
     }
     let _ = run.wait(SOON).exits(128 + 9);
-    wait_until(SOON, "the end of both", || !is_alive(supervisor.as_raw()));
+    env.wait_until_nobody_holds(&id);
     let next = env.sentrely(&["run", "--workspace", "none", "--", "true"]).run().success();
     let said = format!("session {} had crashed: no process of it was left; {work}", &id[..8]);
     assert!(next.stderr.contains(&said), "{}", next.stderr);

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use sentrely::model::{Event, Outcome, Rung, SurvivorReason};
-use sentrely::store::read_journal;
+use sentrely::store::{SessionLock, read_journal};
 use tempfile::TempDir;
 
 use crate::needs;
@@ -209,6 +209,9 @@ impl Zoo {
             }
         }
         run.wait().unwrap();
+        // The supervisor may take longer than that to close its files.
+        let lock = self.path("state/sessions").join(self.id()).join("lock");
+        wait_for("the lock of the session being free", || (!SessionLock::is_held(&lock).unwrap()).then_some(()));
     }
 
     /// The cgroups that sentrely made in the zoo's own.

@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use sentrely::store::SessionLock;
 use serde_json::Value;
 
-use super::run::{Run, all_pids, kill_tree};
+use super::run::{Run, all_pids, kill_tree, wait_until};
 
 /// A private world. Dropped, it is removed with everything that still runs in it.
 pub(crate) struct TestEnv {
@@ -136,6 +138,13 @@ impl TestEnv {
     /// The directory of a session, by its id.
     pub(crate) fn session_dir(&self, id: &str) -> PathBuf {
         self.state_dir().join("sessions").join(id)
+    }
+
+    /// Waits until guardian and supervisor have both let go of the session's lock. The last thread of a killed process closes its files, and
+    /// an inotify among them takes its time: after waitpid(2) or a look at the process's main thread the lock may still be held.
+    pub(crate) fn wait_until_nobody_holds(&self, id: &str) {
+        let lock = self.session_dir(id).join("lock");
+        wait_until(Duration::from_secs(60), "the lock of the session being free", || !SessionLock::is_held(&lock).unwrap());
     }
 
     /// The lines of a session's journal, whole ones only: it may be read while it is written.

@@ -241,10 +241,15 @@ pub(crate) fn wait_for<T>(within: Duration, what: &str, mut something: impl FnMu
     }
 }
 
-/// Whether a process is there and not yet dead: a zombie is not alive.
+/// Whether a process is there and not yet dead: a zombie is not alive, unless threads of it are still on their way out. They hold its files and
+/// its locks for as long as a write to a slow disk takes.
 pub(crate) fn is_alive(pid: i32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !matches!(rest.trim_start().as_bytes().first(), None | Some(b'Z' | b'X')))
+    // proc_pid_stat(5): behind the name in parentheses come the state (field 3) and 17 fields later the number of threads (field 20).
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let threads = fields.get(17).and_then(|threads| threads.parse::<u32>().ok()).unwrap_or(0);
+    fields.first().is_some_and(|state| !matches!(*state, "Z" | "X") || threads > 1)
 }
 
 /// All descendants of a process, nearest first.

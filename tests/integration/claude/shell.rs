@@ -238,6 +238,7 @@ fn both_watchers_killed(kind: Kind, guardian_first: bool) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         wait_until(SOON, "its end", || !is_alive(pid));
     }
+    env.wait_until_nobody_holds(&id);
     // What a person does who finds no prompt; and the next command of ours, typed in this very terminal, ends what is left.
     shell.terminal.press(Key::Ctrl('c'));
     shell.line("");
