@@ -74,6 +74,11 @@ impl Reservation {
         Some(self.crash_ceiling())
     }
 
+    /// Whether more of it was read than its `max_tokens`: its [ceiling](Reservation::higher_ceiling) is to be looked at again.
+    pub const fn outgrew(&self) -> bool {
+        self.running.outgrew()
+    }
+
     /// `message_start` came: the prompt's true usage, and the answer's id.
     pub fn started(&mut self, usage: &Usage, message_id: Option<&str>, now: Timestamp) -> Verdict {
         self.running.prompt_known(&self.price, usage);
@@ -89,6 +94,7 @@ impl Reservation {
         }
         model.clone_into(&mut self.ask.model);
         let Some(mut found) = self.meter.0.prices.find_at(model, self.ask.place) else { return };
+        self.running.answered_by(&found.price);
         if self.price.overridden && !found.price.overridden {
             return;
         }
@@ -168,7 +174,7 @@ impl Reservation {
 
     fn give_up(&mut self, now: Timestamp) -> Settlement {
         let seen = self.running.usage_if_lost(now);
-        let mut usage = if self.followed { seen } else { Usage { output: self.ask.max_tokens, ..seen } };
+        let mut usage = if self.followed { seen } else { Usage { output: self.ask.max_tokens.max(seen.output), ..seen } };
         let cost = self.running.cost_of(&self.price, &usage);
         let earlier = self.running.tokens_before_pause();
         usage.input = usage.input.saturating_add(earlier);

@@ -3,6 +3,9 @@
 //! Text that streams as it is generated is counted by its bytes ([`super::weigh`]). Output that is not seen (thinking, of which a summary streams at most; a
 //! tool's input that is delivered late) is counted by the clock, at the speed that no model of the family exceeds, while such a block is open; what then
 //! comes of it in one piece is not counted twice. Both are the dear side of the truth, which the API tells at the end.
+//!
+//! What is only assumed ends at the `max_tokens` that was asked for, as the API's answers do. What was read does not: an upstream that goes on
+//! past it is counted by what comes.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -64,11 +67,13 @@ impl Running {
             clock: SignedDuration::ZERO,
             clock_since: None,
             output_cap,
-            tokens_per_second: TOKENS_PER_SECOND
-                .iter()
-                .find(|(family, _)| price.name.contains(family))
-                .map_or(TOKENS_PER_SECOND_OF_ANY, |(_, speed)| *speed),
+            tokens_per_second: ceiling_speed(price),
         }
+    }
+
+    /// This model answers, which may be a faster one than was asked.
+    pub(super) fn answered_by(&mut self, price: &ModelPrice) {
+        self.tokens_per_second = self.tokens_per_second.max(ceiling_speed(price));
     }
 
     pub(super) fn sent(&mut self, now: Timestamp) {
@@ -95,6 +100,7 @@ impl Running {
         self.ended = 0;
         self.ended_text = 0;
         self.text = Text::default();
+        self.seen = Text::default();
         self.clock = SignedDuration::ZERO;
     }
 
@@ -140,7 +146,14 @@ impl Running {
             return 0;
         }
         let text = self.ended_text.saturating_add(self.block_text(now));
-        (text.saturating_mul(self.doubt_percent) / 100).min(self.output_cap.saturating_sub(counted))
+        let doubt = text.saturating_mul(self.doubt_percent) / 100;
+        // Once it is passed, the cap says nothing any more.
+        if self.outgrew() { doubt } else { doubt.min(self.output_cap.saturating_sub(counted)) }
+    }
+
+    /// Whether more was read than `max_tokens` allows for.
+    pub(super) const fn outgrew(&self) -> bool {
+        self.seen.tokens_read() > self.output_cap
     }
 
     /// How many tokens the text of the whole answer weighs, if all of the answer was such text.
@@ -155,7 +168,8 @@ impl Running {
 
     /// Tokens generated so far, at most.
     fn output(&self, now: Timestamp) -> u64 {
-        self.ended.saturating_add(self.block(now)).max(self.reported_output).min(self.output_cap)
+        let counted = self.ended.saturating_add(self.block(now)).min(self.output_cap);
+        counted.max(self.reported_output).max(self.seen.tokens_read())
     }
 
     /// What it has used so far, at most.
@@ -163,9 +177,11 @@ impl Running {
         Usage { output: self.output(now), ..self.prompt }
     }
 
-    /// What it has used when all of its `max_tokens` have come.
+    /// What it has used when all of its `max_tokens` have come. Past them it may become twice as long again: in such steps it is written down.
     pub(super) fn usage_at_most(&self) -> Usage {
-        Usage { output: self.output_cap.max(self.reported_output), ..self.prompt }
+        let seen = self.seen.tokens_read();
+        let past = if self.outgrew() { seen.checked_next_power_of_two().unwrap_or(seen) } else { 0 };
+        Usage { output: self.output_cap.max(self.reported_output).max(past), ..self.prompt }
     }
 
     /// What it may have used if nothing more is heard of it: before a first word, all that can be generated in the time since it was sent.
@@ -183,4 +199,10 @@ impl Running {
     pub(super) const fn tokens_before_pause(&self) -> u64 {
         self.paused.1
     }
+}
+
+/// How fast it generates at most.
+fn ceiling_speed(price: &ModelPrice) -> u64 {
+    let known = TOKENS_PER_SECOND.iter().find(|(family, _)| price.name.contains(family));
+    known.map_or(TOKENS_PER_SECOND_OF_ANY, |(_, speed)| *speed)
 }

@@ -217,6 +217,33 @@ fn hidden_output_is_counted_by_the_clock() {
 }
 
 #[test]
+fn text_past_its_max_tokens_counts_and_what_nobody_reads_does_not() {
+    let short = || Ask { max_tokens: 1_000, ..ask(0) };
+    let ((text, _), (hidden, _)) = (meter("1usd"), meter("1usd"));
+    let mut long = text.reserve(short(), START).unwrap();
+    let page = Text::of(&"words and more words, ".repeat(100));
+    for _ in 0..50_000 / page.tokens() {
+        assert_eq!(long.visible(page, START), Verdict::Continue);
+    }
+    assert_eq!(long.visible(page, START), Verdict::Cut);
+    let booked = long.abandon(START).usage.output;
+    assert!((50_000..=50_000 + page.tokens()).contains(&booked), "{booked}");
+    let mut unseen = hidden.reserve(short(), START).unwrap();
+    unseen.visible(Text::unread(1_000_000), START);
+    unseen.hidden(true, START);
+    assert_eq!(unseen.abandon(START + 1.hour()).usage.output, 1_000);
+}
+
+#[test]
+fn a_faster_model_than_was_asked_counts_at_its_own_speed() {
+    let (meter, _) = meter("1usd");
+    let mut fallen_back = meter.reserve(ask(0), START).unwrap();
+    fallen_back.answered_by("claude-haiku-5-5");
+    fallen_back.hidden(true, START);
+    assert_eq!(fallen_back.abandon(START + 10.seconds()).usage.output, 4_000);
+}
+
+#[test]
 fn all_open_streams_count_together() {
     let (meter, _) = meter("1usd");
     let mut first = meter.reserve(ask(100), START).unwrap();

@@ -23,12 +23,14 @@ pub struct Text {
     pub bytes: u64,
     /// Hundredths of a token.
     weight: u64,
+    /// Those of them that are beyond doubt the model's own words: they count even past the `max_tokens` that was asked for.
+    read: u64,
 }
 
 impl Text {
     /// Bytes that nobody has read, at three a token.
     pub const fn unread(bytes: u64) -> Self {
-        Self { bytes, weight: bytes.saturating_mul(TOKEN) / 3 }
+        Self { bytes, weight: bytes.saturating_mul(TOKEN) / 3, read: 0 }
     }
 
     /// A text that stands for itself.
@@ -38,12 +40,23 @@ impl Text {
 
     /// Bytes of any kind that nobody has read: there are hardly fewer in a token.
     pub const fn dense(bytes: u64) -> Self {
-        Self { bytes, weight: bytes.saturating_mul(80) }
+        Self { bytes, weight: bytes.saturating_mul(80), read: 0 }
+    }
+
+    /// The same, where it may be something else than the model's words.
+    #[must_use]
+    pub const fn unsure(self) -> Self {
+        Self { read: 0, ..self }
     }
 
     /// Whole tokens, upwards.
     pub const fn tokens(self) -> u64 {
         self.weight.div_ceil(TOKEN)
+    }
+
+    /// Whole tokens of what was read of it, upwards.
+    pub(super) const fn tokens_read(self) -> u64 {
+        self.read.div_ceil(TOKEN)
     }
 }
 
@@ -51,6 +64,7 @@ impl std::ops::AddAssign for Text {
     fn add_assign(&mut self, other: Self) {
         self.bytes = self.bytes.saturating_add(other.bytes);
         self.weight = self.weight.saturating_add(other.weight);
+        self.read = self.read.saturating_add(other.read);
     }
 }
 
@@ -83,7 +97,7 @@ impl Weigher {
     /// Some more of the text.
     pub fn read(&mut self, text: &[u8]) -> Text {
         let weight = text.iter().map(|byte| self.byte(*byte)).sum();
-        Text { bytes: text.len() as u64, weight }
+        Text { bytes: text.len() as u64, weight, read: weight }
     }
 
     /// Some more of the text as it stands within a JSON string. No escape may be cut in two.

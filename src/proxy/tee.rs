@@ -195,6 +195,9 @@ impl Tee {
         let (Form::Stream { state, .. }, Some(reservation)) = (&mut self.form, &mut self.reservation) else { return Verdict::Continue };
         let visible = std::mem::take(&mut state.visible);
         let over = state.over_limit | (visible.bytes > 0 && reservation.visible(visible, now) == Verdict::Cut);
+        if reservation.outgrew() {
+            state.tell_ceiling(reservation, &self.shared);
+        }
         // Once its last usage is reported, an answer is paid for: nothing is left to save by cutting it.
         if over && !state.is_final() { Verdict::Cut } else { Verdict::Continue }
     }

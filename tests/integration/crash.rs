@@ -104,7 +104,7 @@ async fn upstream(truth: &Arc<Truth>) -> String {
             prompt: if is_large(body) { 500_000 + dice.roll(100_000) } else { body.len() as u64 / (1 + dice.roll(4)) },
             pieces: kind.pieces(size, 50 + usize::try_from(dice.roll(400)).unwrap()),
             pace: Duration::from_micros(dice.roll(3) * 700),
-            silence: None,
+            ..Generated::default()
         }
     })
     .await

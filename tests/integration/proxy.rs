@@ -11,6 +11,7 @@ mod load;
 mod passing;
 mod reaching;
 mod refusing;
+mod silent;
 mod telling;
 
 use sentrely::model::Usd;

@@ -19,7 +19,7 @@ pub(crate) use self::company::{certificate, certificate_with, company_proxy, on_
 pub(crate) use self::frames::{event_frame, frame};
 pub(crate) use self::peer::{Peer, Step, send};
 pub(crate) use self::rig::{Plan, Rig};
-pub(crate) use self::truthful::{Generated, Kind, Told, Truth, kinds, truthful};
+pub(crate) use self::truthful::{Generated, Kind, Model, Told, Truth, kinds, truthful};
 
 /// Anything that is waited for comes within this time, or the test fails.
 const DEADLINE: Duration = Duration::from_secs(20);

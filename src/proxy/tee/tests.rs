@@ -324,3 +324,32 @@ fn an_answer_of_a_dearer_model_counts_at_its_price_from_its_first_event() {
     bench.tee.give_up(START);
     assert_eq!(bench.settlement().cost.to_string(), "1.500075");
 }
+
+#[test]
+fn an_answer_that_goes_on_past_its_max_tokens_is_counted_and_cut_and_raises_its_ceiling_in_few_steps() {
+    let mut bench = bench("4usd");
+    bench.start(20);
+    bench.block("text", 0);
+    // Asked for were 32,000 tokens; the budget holds 200,000.
+    let page = "words and more words, ".repeat(200);
+    let mut pages = 0;
+    while bench.delta("text_delta", "text", &page, 0) == Verdict::Continue {
+        pages += 1;
+        assert!(pages < 1_000, "it is never cut");
+    }
+    bench.tee.cut_for_budget(START);
+    let settlement = bench.settlement();
+    let counted = Text::of(&page).tokens() * (pages + 1);
+    assert!(settlement.usage.output.abs_diff(counted) <= 1 + pages && settlement.cost >= "4".parse().unwrap(), "{settlement:?}");
+    let ceilings = bench
+        .events
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|event| match event {
+            ProxyEvent::Journal(Event::CeilingRaised { ceiling, .. }) => Some(*ceiling),
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    assert!((2..=4).contains(&ceilings.len()) && *ceilings.last().unwrap() >= settlement.cost, "{ceilings:?}");
+}

@@ -1,15 +1,15 @@
 //! What is cut while it runs: by the budget, by closing.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sentrely::model::{StopReason, Usd};
+use sentrely::model::StopReason;
 use sentrely::proxy::{Closed, ProxyEvent};
 use tokio::sync::Notify;
 
 use super::usd;
 use crate::support::proxy::{
-    Answer, Generated, Peer, Plan, SSE_HEAD, Step, Truth, ask, chunk, send, soon, sse_answer, sse_events, text_delta, truthful,
+    Answer, Generated, Peer, Plan, SSE_HEAD, Step, Truth, ask, chunk, kinds, send, soon, sse_answer, sse_events, text_delta, truthful,
 };
 
 #[tokio::test]
@@ -160,34 +160,94 @@ async fn fifty_streams_at_once_share_one_budget() {
     assert_eq!(rig.meter.booked().0, rig.settled().iter().map(|settled| settled.cost).sum());
 }
 
-/// So many streams that think 30,000 tokens each, in silence, at this speed for at most this time; what they cost when all are over.
-async fn silent_streams(streams: usize, speed: u64, time: Duration, limit: &'static str) -> (Usd, Usd, usize) {
-    let truth = Arc::new(Truth::default());
-    let url = truthful(&truth, move |_, _| Generated { prompt: 10, silence: Some((time, speed)), ..Generated::default() }).await;
-    let rig = Arc::new(Plan { limits: vec![limit], ..Plan::to(&url) }.start().await);
-    let clients: Vec<_> = (0..streams)
-        .map(|_| {
-            let rig = Arc::clone(&rig);
-            tokio::spawn(async move { rig.client().await.messages(&ask(true, 64_000)).await })
-        })
-        .collect();
-    let mut cut = 0;
-    for client in clients {
-        cut += usize::from(client.await.unwrap().text().contains("event: error"));
-    }
-    rig.proxy.drained().await;
-    (truth.cost(), rig.meter.booked().0, cut)
+/// A stream of text that stands still, and one that thinks in silence. Neither is looked at again before a quarter of a second has passed.
+fn standing_still(gone: Arc<Notify>, block: &str) -> Vec<Step> {
+    let begin = sse_events("msg_still", 10_000, 1, &[]).replace(r#"{"type":"text","text":""}"#, block);
+    let begin = &begin[..begin.find("event: content_block_stop").unwrap()];
+    vec![send(SSE_HEAD), send(chunk(begin)), Step::UntilClosed(gone)]
 }
 
 #[tokio::test]
-async fn streams_that_think_30_000_tokens_in_silence_are_cut_within_the_stated_bound_and_not_before() {
-    // As fast as is assumed of Opus: 200 s each if they were left alone, for 12 dollars.
-    let (spent, booked, cut) = silent_streams(20, 150, Duration::from_secs(200), "0.1usd").await;
-    assert_eq!(cut, 20);
-    // A quarter of a second of each is 0.015; a second of grace for a busy machine is 0.06.
-    assert!(spent <= usd("0.175") && spent >= usd("0.08"), "spent {spent}, booked {booked}");
-    assert!(booked >= spent.saturating_sub(usd("0.01")), "spent {spent}, booked {booked}");
-    // With room enough none is: the clock counts no more than was thought at that speed.
-    let (spent, booked, cut) = silent_streams(4, 150, Duration::from_secs(2), "0.05usd").await;
-    assert_eq!((cut, booked), (0, spent));
+async fn the_cut_of_one_stream_wakes_all_others_there_and_then() {
+    const STILL: usize = 12;
+    let resume = Arc::new(Notify::new());
+    // One for each connection: a notification that nobody waits for yet is kept once.
+    let gone: Arc<Mutex<Vec<Arc<Notify>>>> = Arc::default();
+    let (wait, all) = (Arc::clone(&resume), Arc::clone(&gone));
+    let upstream = Peer::start(move |seen| {
+        let closed = Arc::new(Notify::new());
+        all.lock().unwrap().push(Arc::clone(&closed));
+        match seen.header("x-claude-code-agent-id") {
+            Some("loud") => {
+                let begin = sse_events("msg_loud", 10_000, 1, &["marker"]);
+                let begin = &begin[..begin.find("event: content_block_stop").unwrap()];
+                let mut steps = vec![send(SSE_HEAD), send(chunk(begin)), Step::Wait(Arc::clone(&wait))];
+                steps.extend((0..100).map(|_| send(chunk(text_delta(&"abc ".repeat(750))))));
+                steps.push(Step::UntilClosed(closed));
+                steps
+            }
+            Some("thinks") => standing_still(closed, r#"{"type":"thinking","thinking":"","signature":""}"#),
+            _ => standing_still(closed, r#"{"type":"text","text":""}"#),
+        }
+    })
+    .await;
+    // 13 prompts of 0.04; the rest is for the loud one.
+    let rig = Plan { limits: vec!["1usd"], ..Plan::to(&upstream.url()) }.start().await;
+    let mut clients = Vec::new();
+    for number in 0..STILL {
+        let mut client = rig.client().await;
+        let name = if number == 0 { "thinks".to_owned() } else { format!("still-{number}") };
+        client.request("POST", "/v1/messages", &[("x-claude-code-agent-id", &name)], ask(true, 64_000).as_bytes()).await;
+        client.read_until("content_block_start").await;
+        clients.push(client);
+    }
+    let mut loud = rig.client().await;
+    loud.request("POST", "/v1/messages", &[("x-claude-code-agent-id", "loud")], ask(true, 64_000).as_bytes()).await;
+    loud.read_until("marker").await;
+    resume.notify_one();
+    let first = rig.until_settled(1).await;
+    assert!(first[0].lost && first[0].cost >= usd("0.4"), "the loud one is the first: {first:?}");
+    // All that was woken has its turn before this task has its next but one: neither the clock nor a byte is waited for.
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.settled().len(), STILL + 1);
+    let gone = std::mem::take(&mut *gone.lock().unwrap());
+    assert_eq!(gone.len(), STILL + 1);
+    for gone in gone {
+        soon("the end of the upstream's connection", gone.notified()).await;
+    }
+    clients.push(loud);
+    for mut client in clients {
+        let answer = client.answer().await;
+        assert!(answer.complete && answer.text().contains("this answer was cut"), "{}", answer.text());
+    }
+    assert!(rig.meter.booked().0 < usd("1.02"), "{}", rig.meter.booked().0);
+    let asked = upstream.seen().len();
+    assert_eq!((rig.client().await.messages(&ask(true, 10)).await.status, upstream.seen().len()), (402, asked));
+}
+
+#[tokio::test]
+async fn an_upstream_that_streams_past_max_tokens_is_cut_at_the_budget_all_the_same() {
+    for name in ["readme", "nums", "zh"] {
+        let truth = Arc::new(Truth::default());
+        let kind = kinds().into_iter().find(|kind| kind.name == name).unwrap_or_else(|| panic!("no text of the kind {name}"));
+        let url = truthful(&truth, move |_, _| Generated {
+            prompt: 10,
+            pieces: kind.pieces(300_000, 300),
+            pace: Duration::from_micros(100),
+            ..Generated::default()
+        })
+        .await;
+        let rig = Plan { limits: vec!["0.5usd"], ..Plan::to(&url) }.start().await;
+        // A thousand tokens, for two cents, were asked for.
+        let mut client = rig.client().await;
+        client.request("POST", "/v1/messages", &[], ask(true, 1_000).as_bytes()).await;
+        let answer = client.answer().await;
+        assert!(answer.text().contains("this answer was cut"), "{name}");
+        rig.proxy.drained().await;
+        let (spent, booked) = (truth.cost(), rig.meter.booked().0);
+        assert!(spent <= usd("0.51") && spent >= usd("0.35") && booked >= usd("0.5"), "{name}: spent {spent}, booked {booked}");
+        assert_eq!((rig.client().await.messages(&ask(true, 1_000)).await.status, truth.all().len()), (402, 1));
+    }
 }

@@ -46,7 +46,7 @@ async fn upstream(truth: &Arc<Truth>, kinds: Vec<Kind>, bytes: usize, piece: usi
         prompt: PROMPT,
         pieces: kinds[number % kinds.len()].pieces(bytes, piece + number % 90),
         pace: Duration::from_millis(1),
-        silence: None,
+        ..Generated::default()
     })
     .await
 }

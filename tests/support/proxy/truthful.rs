@@ -9,9 +9,26 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Pico-dollars a token on claude-opus-5-5.
-const INPUT: u64 = 4_000_000;
-const OUTPUT: u64 = 20_000_000;
+/// A model that answers, with pico-dollars a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Model {
+    pub(crate) name: &'static str,
+    pub(crate) fast: bool,
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+}
+
+impl Model {
+    pub(crate) const OPUS: Self = Self { name: "claude-opus-5-5", fast: false, input: 4_000_000, output: 20_000_000 };
+    /// The one of which the highest speed is assumed: 1,000 tokens a second.
+    pub(crate) const FASTEST: Self = Self { name: "claude-haiku-5-5", fast: true, input: 100_000, output: 500_000 };
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self::OPUS
+    }
+}
 
 /// A kind of text, with the number of tokens that the published vocabulary makes of it (`src/meter/weigh.rs`).
 #[derive(Debug, Clone, Deserialize)]
@@ -56,8 +73,9 @@ pub(crate) struct Generated {
     pub(crate) pieces: Vec<(String, u64)>,
     /// Between the pieces.
     pub(crate) pace: Duration,
-    /// Thinks so long first, in silence, at so many tokens a second.
-    pub(crate) silence: Option<(Duration, u64)>,
+    /// Thinks so many tokens first, in silence, at so many a second.
+    pub(crate) silence: Option<(u64, u64)>,
+    pub(crate) model: Model,
 }
 
 /// What became of one request.
@@ -69,6 +87,7 @@ pub(crate) struct Told {
     pub(crate) output: u64,
     /// The last report was written.
     pub(crate) reported: bool,
+    pub(crate) model: Model,
 }
 
 /// Everything that was asked and generated.
@@ -92,7 +111,7 @@ impl Truth {
 
 impl Told {
     pub(crate) const fn pico(&self) -> u64 {
-        self.prompt * INPUT + self.output * OUTPUT
+        self.prompt * self.model.input + self.output * self.model.output
     }
 }
 
@@ -145,27 +164,29 @@ async fn answer(stream: &mut TcpStream, truth: &Truth, plan: &Plan, body: &[u8])
     let (number, id) = {
         let mut all = truth.0.lock().unwrap();
         let id = format!("msg_{}", all.len());
-        all.push(Told { id: id.clone(), prompt: 0, output: 0, reported: false });
+        all.push(Told { id: id.clone(), prompt: 0, output: 0, reported: false, model: Model::OPUS });
         (all.len() - 1, id)
     };
-    let Generated { prompt, pieces, pace, silence } = plan(number, body);
-    truth.change(number, |told| told.prompt = prompt);
+    let Generated { prompt, pieces, pace, silence, model } = plan(number, body);
+    truth.change(number, |told| (told.prompt, told.model) = (prompt, model));
     let seed = number as u64;
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let (name, speed) = (model.name, if model.fast { ",\"speed\":\"fast\"" } else { "" });
     let start = format!(
-        "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"id\":\"{id}\",\"model\":\"claude-opus-5-5\",\"usage\":{{\"input_tokens\":{prompt},\"output_tokens\":0}}}}}}\n\n"
+        "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"id\":\"{id}\",\"model\":\"{name}\",\"usage\":{{\"input_tokens\":{prompt},\"output_tokens\":0{speed}}}}}}}\n\n"
     );
     write(stream, format!("{head}{}", chunked(&start)).as_bytes(), seed).await?;
     let mut index = 0;
-    if let Some((time, speed)) = silence {
+    if let Some((tokens, speed)) = silence {
         let block = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":\"\"}}\n\n";
         write(stream, chunked(block).as_bytes(), seed).await?;
         // As fast as it says, however late this task has its turn.
         let begin = Instant::now();
-        while begin.elapsed() < time {
+        let mut thought = 0;
+        while thought < tokens {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            let tokens = u64::try_from(begin.elapsed().as_millis()).unwrap() * speed / 1_000;
-            truth.change(number, |told| told.output = tokens);
+            thought = tokens.min(u64::try_from(begin.elapsed().as_millis()).unwrap() * speed / 1_000);
+            truth.change(number, |told| told.output = thought);
             listens(stream)?;
         }
         let stop = "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n";
