@@ -28,7 +28,7 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 pub struct Alert {
     /// 1.
     pub schema_version: u32,
-    /// `budget`, `loop`, `stopped`.
+    /// `budget`, `quota`, `loop`, `stopped`.
     pub kind: &'static str,
     /// When.
     pub at: Timestamp,
@@ -40,7 +40,7 @@ pub struct Alert {
     pub project: String,
     /// Spent so far, at list price.
     pub cost_usd: Usd,
-    /// The share of a limit that was passed, for `budget`.
+    /// The share of a limit that was passed, for `budget`, or of a window's allowance, for `quota`.
     pub percent: Option<u32>,
     /// What happened, in words.
     pub text: String,

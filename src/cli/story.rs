@@ -4,7 +4,7 @@ use super::words::{clean, command_line, millis, tokens};
 use crate::model::{Event, LimitKind, Thread, billing_changed, limits_set};
 
 /// Every kind of event, as `--kind` and the journal's `kind` name it.
-pub(super) const KINDS: [&str; 35] = [
+pub(super) const KINDS: [&str; 36] = [
     "session_created",
     "attempt_started",
     "child_started",
@@ -19,6 +19,7 @@ pub(super) const KINDS: [&str; 35] = [
     "limits_set",
     "billing_changed",
     "quota_seen",
+    "quota_threshold",
     "request_refused",
     "threshold",
     "compaction",
@@ -59,6 +60,7 @@ pub(super) const fn kind(event: &Event) -> &'static str {
         Event::LimitsSet { .. } => "limits_set",
         Event::BillingChanged { .. } => "billing_changed",
         Event::QuotaSeen { .. } => "quota_seen",
+        Event::QuotaThreshold { .. } => "quota_threshold",
         Event::RequestRefused { .. } => "request_refused",
         Event::Threshold { .. } => "threshold",
         Event::Compaction { .. } => "compaction",
@@ -120,6 +122,9 @@ pub(super) fn tell(event: &Event) -> String {
         Event::LimitsSet { budgets, by, from } => clean(&limits_set(budgets, by, from.as_deref())),
         Event::BillingChanged { billing, before } => clean(&billing_changed(billing, before)),
         Event::QuotaSeen { quota } => clean(&format!("quota of the subscription: {}", quota.words())),
+        Event::QuotaThreshold { window, percent, used, .. } => {
+            format!("{percent}% of the subscription's {} quota used ({used} %)", clean(window))
+        }
         Event::RequestRefused { why } => format!("request refused: {}", clean(why)),
         Event::Threshold { limit, percent } => format!("{percent}% of the {} budget used", unit(*limit)),
         Event::Compaction { .. } | Event::Compacted { .. } | Event::ContextThreshold { .. } | Event::ContextThrash { .. } => {

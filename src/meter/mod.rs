@@ -16,6 +16,7 @@ pub mod loops;
 mod memory;
 mod outline;
 pub mod price;
+pub mod quota;
 mod request;
 mod reservation;
 mod running;

@@ -180,6 +180,7 @@ impl Details {
             | Event::RequestSettled { .. }
             | Event::BillingChanged { .. }
             | Event::QuotaSeen { .. }
+            | Event::QuotaThreshold { .. }
             | Event::RequestRefused { .. }
             | Event::PushKept { .. }
             | Event::Threshold { .. }

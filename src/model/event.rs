@@ -181,6 +181,18 @@ pub enum Event {
         /// As the API told it.
         quota: Quota,
     },
+    /// A share of a window of the subscription's allowance was used up; once, until the window begins anew.
+    QuotaThreshold {
+        /// `5h`, `7d` ...
+        window: String,
+        /// The share: 50, 80, 100 ...
+        percent: u32,
+        /// What is used, in percent.
+        used: u32,
+        /// When the window begins anew, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resets_at: Option<Timestamp>,
+    },
     /// A request was refused and never sent.
     RequestRefused {
         /// Why, as the client was told.

@@ -27,7 +27,7 @@ pub use limit::{Limit, LimitChange, LimitError, LimitKind, Spent};
 pub use money::{Usd, UsdError};
 pub use outcome::{Kept, Outcome, Rung, Survivor, SurvivorReason};
 pub use proof::{HeldKey, Proof};
-pub use quota::{Quota, QuotaWindow};
+pub use quota::{Quota, QuotaWindow, quota_used};
 pub use spending::{NOT_BILLED, bare_count, billing_changed, unbilled};
 pub use stop::{EXIT_BUDGET, EXIT_FAILED_PROMISE, EXIT_KILLED, EXIT_POLICY, EXIT_TIME_LIMIT, StopReason};
 pub use time_limit::{show_time_limit, time_used};

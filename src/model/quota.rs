@@ -1,7 +1,11 @@
 //! A subscription's allowance, as the API told it last.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::show_duration;
 
 /// The allowance. What the API did not say is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,4 +46,11 @@ impl QuotaWindow {
     pub fn doubt(&self) -> String {
         self.status.as_deref().filter(|status| *status != "allowed").map(|status| format!(" ({status})")).unwrap_or_default()
     }
+}
+
+/// `82 % of the subscription's 5h quota is used; it begins anew in 40 min`: what people are told of a share that is used up.
+pub fn quota_used(window: &str, used: u32, resets_at: Option<Timestamp>, now: Timestamp) -> String {
+    let left = resets_at.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
+    let until = left.map(|left| format!("; it begins anew in {}", show_duration(left))).unwrap_or_default();
+    format!("{used} % of the subscription's {window} quota is used{until}")
 }

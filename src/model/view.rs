@@ -379,6 +379,7 @@ impl SessionView {
             | Event::Continued
             | Event::AwsLost { .. }
             | Event::Threshold { .. }
+            | Event::QuotaThreshold { .. }
             | Event::Compaction { .. }
             | Event::Compacted { .. }
             | Event::ContextThreshold { .. }

@@ -54,7 +54,10 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Quota> {
 
 /// `5h`, `7d_sonnet`, `overage`; not the parts of longer names, such as `slow-budget`.
 fn is_window(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_') && name != "slow"
+    !name.is_empty()
+        && name.len() <= MAX_WORD
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+        && name != "slow"
 }
 
 /// `0.42` as 42.

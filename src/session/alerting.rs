@@ -43,6 +43,11 @@ impl Alarms {
         self.send("budget", Some(percent), text);
     }
 
+    /// A share of a subscription's quota was passed.
+    pub(super) fn quota(&self, percent: u32, text: &str) {
+        self.send("quota", Some(percent), text);
+    }
+
     /// The agent goes round in circles.
     pub(super) fn circles(&self, text: &str) {
         self.send("loop", None, text);

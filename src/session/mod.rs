@@ -34,6 +34,7 @@ mod payer;
 mod prepare;
 pub mod protection;
 pub mod pull_request;
+mod quota;
 pub mod report;
 pub mod resume;
 mod same_path;

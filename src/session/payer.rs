@@ -1,7 +1,6 @@
-//! Who is to pay, and who does: `[billing] expect` before the start, and every change while the session runs. And what is left of a
-//! subscription that does.
+//! Who is to pay, and who does: `[billing] expect` before the start, and every change while the session runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -13,7 +12,7 @@ use super::report::{Report, Reporter};
 use crate::config::Payer;
 use crate::meter::Meter;
 use crate::model::{Billing, BillingKind, BudgetView, Event, Limit, LimitKind, StopReason, billing_changed};
-use crate::proxy::{PayerWatch, QuotaWatch};
+use crate::proxy::PayerWatch;
 
 /// Who asks for the stop, in the record.
 const BY: &str = "billing";
@@ -68,19 +67,6 @@ fn limit_what_is_billed(chronicle: &Chronicle, meter: &Meter, before: BillingKin
     let _ =
         chronicle.record(Event::LimitsSet { budgets, by: format!("{BY}: what was on a subscription is billed from here on"), from: None });
     meter.set_limits(limits);
-}
-
-/// Records a subscription's allowance whenever it is another one.
-pub(super) fn quota(chronicle: Chronicle) -> QuotaWatch {
-    let last = Mutex::new(chronicle.view().quota);
-    Arc::new(move |quota| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref() != Some(&quota) {
-            // A lost journal has told the session already.
-            let _ = chronicle.record(Event::QuotaSeen { quota: quota.clone() });
-            *last = Some(quota);
-        }
-    })
 }
 
 fn mismatch(expected: Option<Payer>, billing: &Billing) -> Option<String> {

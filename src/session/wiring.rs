@@ -35,7 +35,7 @@ use super::sources::{self, BypassWatch};
 use super::supervisor::Supervisor;
 use super::wall::{self, Raised};
 use super::workplace::{self, Workplace};
-use super::{RunError, control, grace, hinted, idle, limits, payer};
+use super::{RunError, control, grace, hinted, idle, limits, payer, quota};
 use crate::aws::{DeliveryKind, Lease, LeaseRequest};
 use crate::config::{Delivery, Hidden, OnBudget, OnCredentialsLost};
 use crate::git::Gate;
@@ -186,7 +186,8 @@ async fn start_parts(
         let expected = prepared.request.config.billing.expect;
         let watch = payer::watch(expected, chronicle.clone(), workplace.inputs.clone(), Arc::clone(&reporter), meter.clone());
         proxy.watch_payer(watch);
-        proxy.watch_quota(payer::quota(chronicle.clone()));
+        let (at, inside) = (&prepared.request.config.budget.alert_at, workplace.inside.clone());
+        proxy.watch_quota(quota::watch(at, &workplace.earlier, chronicle.clone(), Arc::clone(&reporter), inside, alarms.clone()));
     }
     proxy.answer_hooks(answerer(workplace.inside.clone()));
     if let Some(by) = prepared.claude.as_ref().and_then(|claude| hooks::switched_off(&claude.settings, &claude.args)) {

@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use sentrely::simulated::{Answer, Upstream};
-use serde_json::json;
+use sentrely::simulated::{Answer, Script, Upstream};
+use serde_json::{Value, json};
 
 use crate::support::components::PYTHON;
 use crate::support::env::TestEnv;
+use crate::support::proxy::{Peer, on_a_thread, send};
 use crate::support::run::wait_until;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -71,6 +72,58 @@ fn a_session_that_only_refuses_goes_on_when_its_budget_is_raised() {
     assert!(over.stderr.contains(&format!("sentrely run --resume {} --budget 2.5usd -- python3 -c ", &id[..8])), "{}", over.stderr);
     let _ = env.sentrely(&["budget", "ffffffff"]).run().exits(3);
     let _ = env.sentrely(&["budget", &id[..8], "-1usd"]).run().exits(2);
+}
+
+/// An answer of a subscription of whose windows so much is used.
+fn answer_with_quota(five_hours: (&str, i64), week: (&str, i64)) -> Answer {
+    let headers = [("5h-utilization", five_hours.0), ("7d-utilization", week.0)].map(|(name, value)| (name, value.to_owned()));
+    let resets = [("5h-reset", five_hours.1), ("7d-reset", week.1)].map(|(name, second)| (name, second.to_string()));
+    let answer = Answer::text("ok");
+    let told = headers.into_iter().chain(resets);
+    told.fold(answer, |answer, (name, value)| answer.header(format!("anthropic-ratelimit-unified-{name}"), value))
+}
+
+#[test]
+fn the_shares_of_a_subscriptions_quota_are_told_once_in_each_window_and_not_again_by_the_next_attempt() {
+    crate::needs!(PYTHON);
+    let env = TestEnv::new();
+    let hook = on_a_thread(Peer::start(|_| vec![send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]));
+    let now = jiff::Timestamp::now().as_second();
+    // The second five hours begin while the session runs: another end, and little is used.
+    let (first, second, week) = (now + 3_000, now + 3_000 + 18_000, now + 400_000);
+    let answers = [
+        answer_with_quota(("0.49", first), ("0.10", week)),
+        answer_with_quota(("0.83", first), ("0.11", week)),
+        answer_with_quota(("0.84", first), ("0.50", week)),
+        answer_with_quota(("0.02", second), ("0.51", week)),
+        answer_with_quota(("0.55", second), ("0.52", week)),
+    ];
+    let upstream = Upstream::start_on_thread(Script::from(Vec::from(answers))).unwrap();
+    let config = env.home().join(".config/sentrely/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    fs::write(&config, "[alerts]\nwebhook = { env = \"THE_HOOK\" }\n").unwrap();
+    let never = env.root().join("never");
+    let args = ["run", "--budget", "9Mtok", "--wall", "off", "--", "python3", "-c", AGENT, "5"];
+    let run = env.sentrely(&args).args(&[&never, &never]).var("THE_HOOK", hook.url());
+    let output = run.upstream(&upstream).run().success();
+    let id = env.the_session();
+    let told = |id: &str| {
+        let events = env.events(id, "quota_threshold");
+        events.iter().map(|event| format!("{} {} {}", event["window"], event["percent"], event["used"])).collect::<Vec<_>>()
+    };
+    let expected = ["\"5h\" 80 83", "\"7d\" 50 50", "\"5h\" 50 55"];
+    assert_eq!(told(&id), expected, "{}", output.stderr);
+    assert!(output.stderr.contains("sentrely: 83 % of the subscription's 5h quota is used; it begins anew in 49 min"), "{}", output.stderr);
+    let alerts: Vec<Value> = hook.seen().iter().map(|seen| serde_json::from_slice(&seen.body).unwrap()).collect();
+    let kinds: Vec<_> = alerts.iter().filter(|alert| alert["kind"] == "quota").map(|alert| alert["percent"].clone()).collect();
+    assert_eq!(kinds, [80, 50, 50], "{alerts:?}");
+    let logged = env.sentrely(&["log", &id[..8]]).run().success().stdout;
+    assert!(logged.contains("80% of the subscription's 5h quota used (83 %)"), "{logged}");
+
+    upstream.set_script(Script::default().otherwise(answer_with_quota(("0.60", second), ("0.53", week))));
+    let resumed = ["run", "--resume", &id[..8], "--budget", "9Mtok", "--wall", "off", "--", "python3", "-c", AGENT, "1"];
+    let _ = env.sentrely(&resumed).args(&[&never, &never]).var("THE_HOOK", hook.url()).upstream(&upstream).run().success();
+    assert_eq!(told(&id), expected);
 }
 
 /// Sends one line to a socket and prints what comes back.

@@ -77,6 +77,7 @@ fn the_status_line_and_the_notices_mark_its_dollars_and_show_the_allowance() {
     terminal.wait_for_text(SOON, "first");
     terminal.press(Key::Enter);
     let _ = terminal.wait_for_text(SOON, "sentrely: 50 % of the budget is used: $0.60 of $1.00 (list price, not billed)");
+    let _ = terminal.wait_for_text(SOON, "sentrely: 82 % of the subscription's 5h quota is used; it begins anew in");
     let _ = terminal.wait_for_text(SOON, "60 % · $0.60 of $1.00 (list price, not billed) · quota 5h 82 % (allowed_warning), 7d 13 %");
     assert_eq!(the_view(&env)["billing"]["kind"], "subscription");
 }
