@@ -1,6 +1,7 @@
 //! What the proxy costs, against a direct connection, a plain TCP copy and nginx (when it is installed), in one interleaved run.
 //!
 //! `cargo bench --bench proxy` runs all loads; words after `--` select some of them: `-- burst`, `-- paced`, `-- 1mb`, `-- 1mb-paced`.
+//! `-- meter` runs what the meter costs, CPU and memory, `-- decisions` how long it takes to decide, and nothing else.
 //!
 //! Each contender is a process of its own (this program again, in another role), fresh for each measurement, so that its CPU time and its
 //! peak memory are its own. Load generator and upstream are two more processes. Ratios are the finding, not absolute times.
@@ -10,8 +11,12 @@
 
 #[path = "proxy/contender.rs"]
 mod contender;
+#[path = "proxy/decisions.rs"]
+mod decisions;
 #[path = "proxy/load.rs"]
 mod load;
+#[path = "proxy/metering.rs"]
+mod metering;
 #[path = "proxy/upstream.rs"]
 mod upstream;
 
@@ -30,6 +35,16 @@ fn main() {
     }
     let loads: Vec<Load> =
         Load::ALL.into_iter().filter(|load| words.is_empty() || words.iter().any(|word| load.name().contains(word.as_str()))).collect();
+    let asks_for = |name: &str| words.is_empty() || words.iter().any(|word| word == name);
+    if asks_for("decisions") {
+        decisions::run();
+    }
+    if asks_for("meter") {
+        metering::run(&Upstreams::start());
+    }
+    if loads.is_empty() {
+        return;
+    }
     let upstreams = Upstreams::start();
     let contenders: Vec<Contender> = Contender::ALL.into_iter().filter(|contender| contender.is_installed()).collect();
     for contender in Contender::ALL.into_iter().filter(|contender| !contender.is_installed()) {
@@ -43,7 +58,7 @@ fn main() {
             for connections in CONNECTIONS {
                 for contender in &contenders {
                     let running = contender.start(&upstreams);
-                    let outcome = load::run(*load, connections, running.address(), &contender.prefix());
+                    let outcome = load::run(*load, connections, running.address(), &contender.path());
                     let used = running.stop();
                     let cpu = (used.cpu_seconds - idle_cpu[contender]).max(0.0) * 1_000.0 / outcome.requests as f64;
                     results.entry((*load, connections, *contender)).or_default().push(Sample { cpu, peak_mb: used.peak_mb, outcome });

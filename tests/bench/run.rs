@@ -1,6 +1,6 @@
 //! What a session costs that does nothing: `sentrely run --workspace none --wall off -- true` against `true`.
 //!
-//! `cargo bench --bench run [-- ROUNDS]`. All variants take turns within each round, so that whatever else the machine does falls on all
+//! `cargo bench --bench run [-- ROUNDS]`; `-- statusline` measures that alone. All variants take turns within each round, so that whatever else the machine does falls on all
 //! of them. CPU is user + system time of the program and everything below it, as wait4(2) accounts it to this process.
 //!
 //! The second table is the start: from before the fork of `sentrely` until its child exists (journal), and until a child that connects at
@@ -8,6 +8,8 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+#[path = "run/statusline.rs"]
+mod statusline;
 mod support;
 
 use std::ffi::OsStr;
@@ -42,8 +44,12 @@ fn main() -> anyhow::Result<()> {
         None => 1,
     };
     print_machine("run");
+    if std::env::args().any(|word| word == "statusline") {
+        return statusline::run(rounds);
+    }
     cost(rounds)?;
-    start(rounds)
+    start(rounds)?;
+    statusline::run(rounds)
 }
 
 /// Wall and CPU time of a program.
@@ -131,7 +137,6 @@ fn cost(rounds: usize) -> anyhow::Result<()> {
         ]);
     }
     table.print();
-    verdict("status line, wall", status.wall.p50(), 20.0);
     verdict("session's CPU over `true`", none.cpu.p50() - floor.cpu.p50(), 3.0);
     println!();
     Ok(())

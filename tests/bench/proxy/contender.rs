@@ -34,6 +34,8 @@ pub(crate) enum Contender {
     Tcp,
     Nginx,
     Sentrely,
+    /// Ours, on a path that costs nothing and is not metered.
+    SentrelyUnmetered,
     /// Ours, taking every body apart for `show --context`.
     SentrelyLooking,
     /// Ours, to an upstream behind TLS.
@@ -81,6 +83,7 @@ impl Contender {
             Self::Tcp => "tcp copy",
             Self::Nginx => "nginx",
             Self::Sentrely => "sentrely",
+            Self::SentrelyUnmetered => "meter off",
             Self::SentrelyLooking => "with --context",
             Self::SentrelyTls => "sentrely, TLS",
         }
@@ -90,9 +93,13 @@ impl Contender {
         self != Self::Nginx || Path::new(NGINX).exists()
     }
 
-    /// What stands before every path.
-    pub(crate) fn prefix(self) -> String {
-        if matches!(self, Self::Sentrely | Self::SentrelyLooking | Self::SentrelyTls) { format!("/s/{TOKEN}") } else { String::new() }
+    /// Where requests are posted to.
+    pub(crate) fn path(self) -> String {
+        match self {
+            Self::Direct | Self::Tcp | Self::Nginx => "/v1/messages".to_owned(),
+            Self::Sentrely | Self::SentrelyLooking | Self::SentrelyTls => format!("/s/{TOKEN}/v1/messages"),
+            Self::SentrelyUnmetered => format!("/s/{TOKEN}/v1/files"),
+        }
     }
 
     pub(crate) fn start(self, upstreams: &Upstreams) -> Running {
@@ -102,7 +109,7 @@ impl Contender {
             Self::Direct => Running { child: None, address: upstreams.plain },
             Self::Tcp => Running::role(&["role-tcp", &plain]).0,
             Self::Nginx => Running::nginx(&plain, upstreams.directory.path()),
-            Self::Sentrely => Running::role(&["role-sentrely", &format!("http://{plain}")]).0,
+            Self::Sentrely | Self::SentrelyUnmetered => Running::role(&["role-sentrely", &format!("http://{plain}")]).0,
             Self::SentrelyLooking => {
                 Running::role(&["role-looking", &format!("http://{plain}"), upstreams.directory.path().to_str().unwrap()]).0
             }
@@ -199,12 +206,12 @@ pub(crate) fn play_role(words: &[String]) -> bool {
             dir.create().unwrap();
             runtime().block_on(sentrely(upstream, None, Some(Anatomist::new(dir))));
         }
-        ["anatomy"] => anatomy(&load::request(Load::Megabyte, SocketAddr::from(([127, 0, 0, 1], 1)), "")),
+        ["anatomy"] => anatomy(&load::request(Load::Megabyte, SocketAddr::from(([127, 0, 0, 1], 1)), "/v1/messages")),
         ["anatomy", body] => anatomy(&std::fs::read(body).unwrap()),
-        // For a profiler: `role-load paced 12 127.0.0.1:4711 /s/bench`, with the other roles started by hand.
-        ["role-load", load, connections, address, prefix] => {
-            let load = Load::ALL.into_iter().find(|known| known.name() == load).unwrap();
-            let outcome = load::run(load, connections.parse().unwrap(), address.parse().unwrap(), prefix);
+        // For a profiler: `role-load paced 12 127.0.0.1:4711 /s/bench/v1/messages`, with the other roles started by hand.
+        ["role-load", load, connections, address, path] => {
+            let load = Load::ALL.into_iter().chain([Load::Small, Load::SmallPaced]).find(|known| known.name() == load).unwrap();
+            let outcome = load::run(load, connections.parse().unwrap(), address.parse().unwrap(), path);
             println!("{} requests, first byte {:.3} ms, event {:.3} ms", outcome.requests, outcome.first_byte_ms, outcome.event_ms);
         }
         _ => return false,

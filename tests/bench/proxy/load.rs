@@ -23,6 +23,10 @@ pub(crate) enum Load {
     Megabyte,
     /// 1 MB request, 200 events, one every 5 ms.
     MegabytePaced,
+    /// 2 KB request, 200 events at once.
+    Small,
+    /// 2 KB request, 200 events, one every 5 ms.
+    SmallPaced,
 }
 
 /// What the clients saw; medians over all requests.
@@ -43,6 +47,8 @@ impl Load {
             Self::Paced => "paced",
             Self::Megabyte => "1mb",
             Self::MegabytePaced => "1mb-paced",
+            Self::Small => "small",
+            Self::SmallPaced => "small-paced",
         }
     }
 
@@ -52,35 +58,38 @@ impl Load {
             Self::Paced => "paced: 100 KB request, 200 events, one every 5 ms",
             Self::Megabyte => "1mb: 1 MB request, 200 events at once",
             Self::MegabytePaced => "1mb-paced: 1 MB request, 200 events, one every 5 ms",
+            Self::Small => "small: 2 KB request, 200 events at once",
+            Self::SmallPaced => "small-paced: 2 KB request, 200 events, one every 5 ms",
         }
     }
 
     pub(crate) const fn is_paced(self) -> bool {
-        matches!(self, Self::Paced | Self::MegabytePaced)
+        matches!(self, Self::Paced | Self::MegabytePaced | Self::SmallPaced)
     }
 
     const fn body_bytes(self) -> usize {
         match self {
             Self::Burst | Self::Paced => 100_000,
             Self::Megabyte | Self::MegabytePaced => 1_000_000,
+            Self::Small | Self::SmallPaced => 2_000,
         }
     }
 
     /// Requests of each connection: enough for the CPU time to be measurable, few enough for a run of minutes.
     const fn requests(self, connections: usize) -> usize {
         match (self, connections) {
-            (Self::Paced | Self::MegabytePaced, _) => 2,
-            (Self::Burst, 1) => 600,
+            (Self::Paced | Self::MegabytePaced | Self::SmallPaced, _) => 2,
+            (Self::Burst | Self::Small, 1) => 600,
             (Self::Megabyte, 1) => 200,
-            (Self::Burst, many) => 1_800 / many,
+            (Self::Burst | Self::Small, many) => 1_800 / many,
             (Self::Megabyte, many) => 480 / many,
         }
     }
 }
 
 /// Puts the load on the contender at `address` and waits for the last answer.
-pub(crate) fn run(load: Load, connections: usize, address: SocketAddr, prefix: &str) -> Outcome {
-    let request = request(load, address, prefix);
+pub(crate) fn run(load: Load, connections: usize, address: SocketAddr, path: &str) -> Outcome {
+    let request = request(load, address, path);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let clients: Vec<_> =
@@ -100,8 +109,8 @@ fn middle(values: &mut [f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// A conversation as Claude Code sends it: many strings of some length, with escapes.
-pub(crate) fn request(load: Load, address: SocketAddr, prefix: &str) -> Vec<u8> {
+/// A conversation as Claude Code sends it, posted to `path`: many strings of some length, with escapes.
+pub(crate) fn request(load: Load, address: SocketAddr, path: &str) -> Vec<u8> {
     let text =
         "fn main() {\\n    println!(\\\"hello, world\\\");\\n}\\n// a comment of some length to make it look like code\\n".repeat(12);
     let mut messages = String::new();
@@ -113,7 +122,7 @@ pub(crate) fn request(load: Load, address: SocketAddr, prefix: &str) -> Vec<u8> 
     }
     let body = format!("{{\"model\":\"claude-opus-5-5\",\"messages\":[{messages}],\"max_tokens\":32000,\"stream\":true}}");
     let head = format!(
-        "POST {prefix}/v1/messages?load={} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nx-api-key: dummy\r\nanthropic-version: 2023-06-01\r\n\
+        "POST {path}?load={} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nx-api-key: dummy\r\nanthropic-version: 2023-06-01\r\n\
          User-Agent: claude-cli/2.1.330 (external, cli)\r\nX-Claude-Code-Session-Id: 00000000-0000-4000-8000-000000000000\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
          Content-Length: {}\r\n\r\n",
         load.name(),

@@ -65,7 +65,7 @@ async fn connection(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
             missing = missing.saturating_sub(count);
         }
         buffer.clear();
-        let sent = if head.contains("paced HTTP/1.1") { paced(&mut stream).await } else { stream.write_all(&burst).await };
+        let sent = if head.contains("paced http/1.1") { paced(&mut stream).await } else { stream.write_all(&burst).await };
         // A contender that is stopped closes its connections; TLS needs the flush.
         if sent.is_err() || stream.flush().await.is_err() {
             return;
