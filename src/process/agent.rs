@@ -517,11 +517,17 @@ impl Agent {
                 self.state = State::Runs;
                 let _ = killpg(self.pid, Signal::SIGCONT);
             }
-            // We did not follow, so waitpid tells when it goes on. If it runs, it may wait for the terminal that it got.
-            State::Stopped | State::Runs => {
+            // We did not follow, so waitpid tells when it goes on.
+            State::Stopped => {
                 let _ = killpg(self.pid, Signal::SIGCONT);
             }
-            State::StoppedAndWeFollow | State::WakesAt(_) => {}
+            // It may wait for the terminal that it got.
+            State::Runs if gets_terminal => {
+                let _ = killpg(self.pid, Signal::SIGCONT);
+            }
+            // A SIGCONT comes from the shell and once more from the guardian, as late as the machine is busy. The agent may have been stopped
+            // again by then, which waitpid is still to tell: that `Ctrl-Z` must not be undone.
+            State::Runs | State::StoppedAndWeFollow | State::WakesAt(_) => {}
         }
     }
 

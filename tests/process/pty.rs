@@ -14,6 +14,7 @@ use crate::run::{PATIENCE, Place, script};
 
 tests![
     ctrl_z_stops_the_job_and_fg_brings_it_back_in_its_own_mode,
+    a_late_sigcont_does_not_undo_the_next_ctrl_z,
     bg_and_then_fg_gives_the_terminal_back,
     a_job_started_in_the_background_gets_the_terminal_on_fg,
     ctrl_c_reaches_the_agent_alone,
@@ -182,6 +183,25 @@ fn ctrl_z_stops_the_job_and_fg_brings_it_back_in_its_own_mode() {
     let events = shell.place.events();
     assert_eq!(events[1..7], ["stopped", "continued", "stopped", "continued", "stopped", "continued"]);
     assert_eq!(events[7], "exited code=Some(7) signal=None");
+}
+
+/// The guardian passes the SIGCONT of `fg` on, so the supervisor gets it twice, and the second time as late as the machine is busy.
+fn a_late_sigcont_does_not_undo_the_next_ctrl_z() {
+    let mut shell = Shell::new();
+    shell.tui("");
+    let pids = shell.place.events().remove(0);
+    let supervisor = pids.split_once("supervisor=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    for _ in 0..10 {
+        kill(Pid::from_raw(supervisor), Signal::SIGCONT).unwrap();
+        shell.send("\x1a");
+        shell.expect("Stopped");
+        shell.expect("PROMPT> ");
+        shell.line("fg");
+        shell.expect("TUI-CONTINUED mode=RAW.");
+    }
+    shell.send("q");
+    shell.expect("PROMPT> ");
+    shell.expect_order();
 }
 
 fn bg_and_then_fg_gives_the_terminal_back() {
