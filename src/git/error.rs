@@ -29,6 +29,9 @@ pub enum GitError {
         /// "a merge", "a rebase", ..
         state: &'static str,
     },
+    /// Submodules of a checkout that the session is to be laid over.
+    #[error("work at the checkout's path: it has submodules there ({0}), and what the session does in them would not come home")]
+    SubmodulesAtOnePath(String),
     /// Something in the session's clone is not as git would leave it; it is not followed.
     #[error("read {path}: {found}")]
     Suspicious {
@@ -112,6 +115,7 @@ impl GitError {
             Self::NoSuchBase(_) => Some("git fetch, or name another --base".to_owned()),
             Self::BranchExists(_) => Some("choose another --name, or rename that branch".to_owned()),
             Self::MidOperation { .. } => Some("finish or abort it first, or use --workspace clone".to_owned()),
+            Self::SubmodulesAtOnePath(_) => Some("--workspace clone: there they come along, and come home".to_owned()),
             Self::NotCollected { clone, .. } => Some(format!("look at it with: git -C '{}' log", clone.display())),
             Self::Lfs { said, .. } if said.contains("not a git command") => {
                 Some("install git-lfs: the branch holds files that it manages".to_owned())

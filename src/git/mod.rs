@@ -29,7 +29,9 @@ mod seed;
 mod snapshot;
 mod submodules;
 mod touched;
+mod traps;
 mod tripwire;
+mod within;
 mod workspace;
 
 pub use bring::Bring;

@@ -6,16 +6,19 @@ use std::path::Path;
 
 use git2::{Repository, StatusOptions};
 
-use super::GitError;
+use super::{GitError, traps};
 
 /// A digest of the working copy at `root`: the commit it is at, and of each file that differs from it or is new the name, what is different,
 /// its size and its time. What git ignores does not count. Runs no program, whatever the files say; it may take as long as `git status`, or
-/// for ever where somebody wants it to (a pipe in place of a `.gitignore`).
+/// for ever where somebody plants a pipe while it looks.
 ///
 /// # Errors
-/// It is no repository, or libgit2 cannot read it.
+/// It is no repository, libgit2 cannot read it, or a file that it would open is none (a pipe in place of a `.gitignore`).
 pub fn pulse(root: &Path) -> Result<u64, GitError> {
     let failed = || GitError::library(format!("look at {}", root.display()));
+    if let Some(path) = traps::first(root).map_err(GitError::io("look at", root))? {
+        return Err(GitError::Suspicious { path, found: "nothing that can be opened and read in a bearable time" });
+    }
     let repository = Repository::open(root).map_err(failed())?;
     let mut digest = DefaultHasher::new();
     repository.refname_to_id("HEAD").ok().map(|commit| commit.as_bytes().to_vec()).hash(&mut digest);
@@ -64,5 +67,8 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), 6, "{seen:?}");
         assert!(pulse(&dir.path().join("build/nowhere")).is_err());
+        std::fs::remove_file(dir.path().join(".gitignore")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join(".gitignore"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(pulse(dir.path()), Err(GitError::Suspicious { .. })), "a pipe is not waited for");
     }
 }

@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::within::Within;
 use super::{Checkout, GitError, Workspace};
 
 const BEGIN: &[u8] = b"# sentrely: what the checkout has and the session does not\n";
@@ -25,7 +26,9 @@ pub fn lay_over(checkout: &Checkout, workspace: &Workspace, objects: &Path, work
         stores.extend_from_slice(store.as_os_str().as_bytes());
         stores.push(b'\n');
     }
-    replace_in(&git_dir, Path::new("objects/info/alternates"), &stores)?;
+    // An agent had the clone before, if the session is resumed.
+    let within = Within::open(&git_dir)?;
+    within.replace("objects/info/alternates", &stores)?;
     let mut lines = fs_err::read(checkout.common_dir.join("info/exclude")).unwrap_or_default();
     if !lines.is_empty() && !lines.ends_with(b"\n") {
         lines.push(b'\n');
@@ -35,33 +38,7 @@ pub fn lay_over(checkout: &Checkout, workspace: &Workspace, objects: &Path, work
         lines.extend_from_slice(&pattern(&path));
         lines.push(b'\n');
     }
-    replace_in(&git_dir, Path::new("info/exclude"), &lines)
-}
-
-/// Writes a file below `within`, wherever links in there lead: an agent had the clone before, if the session is resumed.
-fn replace_in(within: &Path, relative: &Path, bytes: &[u8]) -> Result<(), GitError> {
-    let path = within.join(relative);
-    let mut at = within.to_owned();
-    for part in relative.parent().into_iter().flat_map(Path::components) {
-        at.push(part);
-        match at.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => {}
-            Ok(_) => {
-                let odd = std::io::Error::new(std::io::ErrorKind::NotADirectory, "it is no directory");
-                return Err(GitError::io("enter", &at)(odd));
-            }
-            Err(_) => fs_err::create_dir(&at).map_err(GitError::io("create", &at))?,
-        }
-    }
-    // Beside it and renamed: a link in its place is replaced, not followed.
-    let fresh = path.with_extension("sentrely");
-    let _ = fs_err::remove_file(&fresh);
-    let written = fs_err::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&fresh)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, bytes));
-    written.and_then(|()| fs_err::rename(&fresh, &path)).map_err(GitError::io("write", &path))
+    within.replace("info/exclude", &lines)
 }
 
 /// What git in the session would call untracked: files that the checkout's git does not track, and tracked ones that the session's base does
@@ -102,20 +79,5 @@ mod tests {
         assert_eq!(line("a b/*.txt "), "/a\\ b/\\*.txt\\ ");
         assert_eq!(line("!#[x]/"), "/!#\\[x]/");
         assert_eq!(line("a\nb"), "/a?b");
-    }
-
-    #[test]
-    fn a_link_that_was_left_in_the_clone_leads_nowhere() {
-        let dir = tempfile::tempdir().unwrap();
-        let (git_dir, target) = (dir.path().join("git"), dir.path().join("target"));
-        std::fs::create_dir_all(git_dir.join("info")).unwrap();
-        std::fs::create_dir(&target).unwrap();
-        std::fs::write(target.join("exclude"), "mine").unwrap();
-        std::os::unix::fs::symlink(target.join("exclude"), git_dir.join("info/exclude")).unwrap();
-        replace_in(&git_dir, Path::new("info/exclude"), b"new").unwrap();
-        std::os::unix::fs::symlink(&target, git_dir.join("linked")).unwrap();
-        assert!(replace_in(&git_dir, Path::new("linked/exclude"), b"new").is_err());
-        assert_eq!(std::fs::read_to_string(target.join("exclude")).unwrap(), "mine");
-        assert_eq!(std::fs::read_to_string(git_dir.join("info/exclude")).unwrap(), "new");
     }
 }

@@ -1,6 +1,6 @@
 //! What a fresh clone is given: objects by alternates, refs, a little configuration, hooks. And the collector beside it.
 //!
-//! Everything here happens before the agent has seen the clone, except [`point_at_gate`], which only edits one file.
+//! Everything here happens before the agent has seen the clone, except [`renew_config`], which puts a new file in the place of one.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,6 +8,7 @@ use git2::{Config, Repository, RepositoryInitOptions, build::CheckoutBuilder};
 
 use super::checkout::Target;
 use super::cli::{Git, REMOTE};
+use super::within::Within;
 use super::{Checkout, GitError, Oddity, filters};
 
 /// Keys that may come along from the developer's own configuration file: none of them runs anything.
@@ -17,6 +18,10 @@ const SAFE_KEYS: [&str; 8] =
 const FILE_SYSTEM_KEYS: [&str; 7] =
     ["core.filemode", "core.symlinks", "core.ignorecase", "core.precomposeunicode", "core.autocrlf", "core.eol", "core.safecrlf"];
 const MOST_HOOK_FILES: usize = 2000;
+/// A configuration file has a few kilobytes.
+const LARGEST_CONFIG: u64 = 1024 * 1024;
+const INCLUDE: &[u8] = b"[include";
+const FIRST_CONFIG: &str = "config.first";
 
 /// An empty repository with HEAD on `branch`. No templates: they could hold hooks that nobody asked for.
 pub(super) fn init(checkout: &Checkout, root: &Path, branch: &str) -> Result<(), GitError> {
@@ -108,9 +113,8 @@ pub(super) fn configure(checkout: &Checkout, git_dir: &Path, notices: &mut Vec<S
 }
 
 /// Makes the gate the clone's only remote URL, and sees that no credential helper is asked for it.
-pub(super) fn point_at_gate(git_dir: &Path, remote: &str, gate_url: Option<&str>) -> Result<(), GitError> {
-    let file = git_dir.join("config");
-    let mut config = open_config(&file)?;
+pub(super) fn point_at_gate(file: &Path, remote: &str, gate_url: Option<&str>) -> Result<(), GitError> {
+    let mut config = open_config(file)?;
     let failed = |key: &str| GitError::library(format!("set {key} in {}", file.display()));
     let Some(url) = gate_url else {
         for key in ["url", "pushurl"] {
@@ -136,6 +140,39 @@ pub(super) fn point_at_gate(git_dir: &Path, remote: &str, gate_url: Option<&str>
         config.set_str(&key, value).map_err(failed(&key))?;
     }
     config.set_str("credential.helper", "").map_err(failed("credential.helper")) // empty: forgets every helper named before
+}
+
+/// Keeps a fresh clone's configuration where no agent reaches it, for [`renew_config`].
+pub(super) fn keep_config(git_dir: &Path, state: &Path) -> Result<(), GitError> {
+    copy_if_there(&git_dir.join("config"), &state.join(FIRST_CONFIG))
+}
+
+/// As [`point_at_gate`], in a clone that an agent had. libgit2 would follow a link in the file's place, and whatever the file includes: so
+/// a copy of ours is edited, and put in its place. What the agent set stays; `false` if it could not be read plainly, and the
+/// configuration is as it was in the beginning.
+pub(super) fn renew_config(git_dir: &Path, state: &Path, remote: &str, gate_url: Option<&str>) -> Result<bool, GitError> {
+    let within = Within::open(git_dir)?;
+    let fresh = state.join("config.new");
+    let renewed = |content: &[u8]| {
+        write(&fresh, content)?;
+        point_at_gate(&fresh, remote, gate_url)?;
+        fs_err::read(&fresh).map_err(GitError::io("read", &fresh))
+    };
+    let theirs = within.read("config", LARGEST_CONFIG).ok().flatten().filter(|content| !includes_others(content));
+    let (content, kept) = if let Some(content) = theirs.and_then(|content| renewed(&content).ok()) {
+        (content, true)
+    } else {
+        let first = state.join(FIRST_CONFIG);
+        (renewed(&fs_err::read(&first).map_err(GitError::io("read", &first))?)?, false)
+    };
+    within.replace("config", &content)?;
+    let _ = fs_err::remove_file(&fresh);
+    Ok(kept)
+}
+
+/// Whether a configuration may lead to other files. In doubt it does.
+fn includes_others(content: &[u8]) -> bool {
+    content.to_ascii_lowercase().windows(INCLUDE.len()).any(|part| part == INCLUDE)
 }
 
 /// Files of the branch. libgit2 where it does that faithfully, else git, with every hook and every filter switched off: `state` is where

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cli::Git;
 use super::collect::{Collected, collect, remove_clone};
 use super::remote::without_credentials;
+use super::within::Within;
 use super::workspace::build_at;
 use super::{Checkout, CloneRequest, GitError, Workspace, bring, seed};
 
@@ -81,6 +82,7 @@ fn one(
         brought: None,
         brought_large: Vec::new(),
         submodules: Vec::new(),
+        set_aside: Vec::new(),
         state: workspace.state.join("modules").join(number.to_string()),
         ..workspace.clone()
     };
@@ -115,7 +117,10 @@ fn introduce(own: &Checkout, workspace: &Workspace, built: &Workspace, path: &st
 
 /// What `.gitmodules` calls it.
 fn name_of(workspace: &Workspace, path: &str) -> Result<Option<String>, GitError> {
-    let file = workspace.root.join(".gitmodules");
+    // A commit may hold a link in its place.
+    let Ok(Some(content)) = Within::open(&workspace.root)?.read(".gitmodules", LARGEST_MODULES) else { return Ok(None) };
+    let file = workspace.state.join("gitmodules");
+    seed::write(&file, &content)?;
     let config = seed::open_config(&file)?;
     let mut entries = config.entries(Some(r"submodule\..*\.path")).map_err(GitError::library(format!("read {}", file.display())))?;
     while let Some(entry) = entries.next() {
@@ -129,8 +134,17 @@ fn name_of(workspace: &Workspace, path: &str) -> Result<Option<String>, GitError
     Ok(None)
 }
 
+/// Refuses a checkout with submodules to a session that works at its path: their git directories lie in the one that the clone's covers.
+pub(super) fn none_checked_out(checkout: &Checkout) -> Result<(), GitError> {
+    let listed = checkout.git("list submodules").args(["ls-files", "-z", "--stage", "--full-name", ":/"]).output()?;
+    let links = listed.split(|byte| *byte == 0).filter_map(|entry| std::str::from_utf8(entry).ok()?.strip_prefix("160000 "));
+    let paths = links.filter_map(|entry| entry.split_once('\t')).map(|(_, path)| path.to_owned());
+    let there: Vec<String> = paths.filter(|path| checkout.root.join(path).join(".git").exists()).collect();
+    if there.is_empty() { Ok(()) } else { Err(GitError::SubmodulesAtOnePath(there.join(", "))) }
+}
+
 /// Nothing is there, or an empty folder.
-fn is_nothing(root: &Path) -> bool {
+pub(super) fn is_nothing(root: &Path) -> bool {
     match root.symlink_metadata() {
         Ok(meta) => meta.is_dir() && fs_err::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -142,6 +156,9 @@ fn own_repository(checkout: &Checkout, top: &Path) -> Option<Checkout> {
     let found = Checkout::discover_with(top, checkout.env.clone()).ok()?;
     (found.root == fs_err::canonicalize(top).ok()?).then_some(found)
 }
+
+/// A file with a few lines for each submodule.
+const LARGEST_MODULES: u64 = 1024 * 1024;
 
 /// Collects the work in each, into the developer's repository of it; what is to be said goes into `collected`.
 pub(super) fn collect_all(

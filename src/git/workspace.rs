@@ -16,6 +16,7 @@ use super::bring::{self, Bring, Change};
 use super::checkout::Target;
 use super::collect::photograph;
 use super::submodules::{self, Submodule};
+use super::within::Within;
 use super::{Checkout, GitError, Head, Oddity, base, collect, seed, snapshot};
 use crate::model::SessionId;
 
@@ -68,6 +69,9 @@ pub struct Workspace {
     /// Repositories of their own within it.
     #[serde(default)]
     pub submodules: Vec<Submodule>,
+    /// Earlier clones that were moved away with something in them that could not be brought home.
+    #[serde(default)]
+    pub set_aside: Vec<PathBuf>,
     /// Where the supervisor keeps its own repositories for this session (`<dir>/git`).
     pub state: PathBuf,
     /// Whose it is.
@@ -115,6 +119,9 @@ impl Workspace {
 /// Makes the session's own clone, on its branch, at the base. On an error nothing is left behind.
 pub fn create_clone(checkout: &Checkout, request: &CloneRequest<'_>) -> Result<Workspace, GitError> {
     let mut notices = Vec::new();
+    if request.bring.laid_over {
+        submodules::none_checked_out(checkout)?;
+    }
     let base_commit = match (request.base, checkout.head.commit()) {
         (Some(revision), _) => Some(base::find(checkout, revision)?),
         (None, head) => head.map(str::to_owned),
@@ -139,6 +146,7 @@ pub fn create_clone(checkout: &Checkout, request: &CloneRequest<'_>) -> Result<W
         brought_large: Vec::new(),
         brings_uncommitted: changes.is_some(),
         submodules: Vec::new(),
+        set_aside: Vec::new(),
         state: request.dir.join("git"),
         session: request.session,
     };
@@ -146,34 +154,80 @@ pub fn create_clone(checkout: &Checkout, request: &CloneRequest<'_>) -> Result<W
     Ok(workspace)
 }
 
-/// Takes up the session's clone again, with a new gate. Where the clone is gone it is made anew, from the session's branch in the
-/// developer's repository, or, where nothing was collected, from the base. `earlier` is the workspace of the previous attempt.
+/// Takes up the session's clone again, with a new gate. `earlier` is the workspace of the previous attempt.
+///
+/// The clone is the agent's: nothing in it is written through (a link in a file's place is replaced), and where it is no repository of
+/// its own any more, or gone, it is made anew, from what was collected, or else from the base. What lies there is brought home first,
+/// and then moved away as it is: a checkout over files that an agent left could end anywhere.
 pub fn reopen(checkout: &Checkout, request: &CloneRequest<'_>, earlier: &Workspace) -> Result<Workspace, GitError> {
     let mut workspace = earlier.clone();
     workspace.notices.clear();
     if workspace.kind == WorkspaceKind::InPlace {
         return Ok(workspace);
     }
-    let git_dir = workspace.root.join(".git");
-    if git_dir.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-        for stale in ["index.lock", "HEAD.lock", "config.lock", "packed-refs.lock"] {
-            let _ = fs_err::remove_file(git_dir.join(stale)); // of a git that was killed; no git runs here now
+    if request.bring.laid_over {
+        submodules::none_checked_out(checkout)?;
+    }
+    let mut why = "was gone".to_owned();
+    if collect::has_repository(&workspace.root) {
+        match take_up(checkout, request, &mut workspace) {
+            Ok(()) => return Ok(workspace),
+            Err(error) => why = format!("could not be taken up again ({:#})", anyhow::Error::new(error)),
         }
-        seed::point_at_gate(&git_dir, &remote_name(checkout), request.gate_url)?;
-        workspace.cwd = start_directory(&workspace.root, &checkout.subdirectory);
-        return Ok(workspace);
     }
-    if workspace.root.exists() {
-        // Files without a repository: they must be at home before a checkout is written over them.
-        collect(checkout, earlier, Some("WIP: found without its git directory"))?;
+    let mut branch = workspace.branch.clone();
+    if workspace.root.symlink_metadata().is_ok() {
+        let collected = collect(checkout, earlier, Some("WIP: found without its git directory"))?;
+        let aside = set_aside(&workspace.root, request.dir)?;
+        workspace.notices.extend(collected.notices.iter().cloned());
+        workspace.notices.push(format!("what lay in its place is in {} now", aside.display()));
+        if !collected.left_out.is_empty() || !collected.notices.is_empty() {
+            workspace.set_aside.push(aside);
+        }
+        branch = collected.branch;
     }
-    let collected = checkout.resolve(&format!("refs/heads/{}", workspace.branch)).ok();
+    let collected = checkout.resolve(&format!("refs/heads/{branch}")).ok();
     let yours = if workspace.brought.is_some() { ", without the uncommitted work of yours that it began with" } else { "" };
-    workspace.notices.push(format!("the session's clone was gone: made again from what was collected{yours}"));
+    workspace.notices.push(format!("the session's clone {why}: made again from what was collected{yours}"));
     let start = collected.or_else(|| workspace.base_commit.clone());
     workspace.submodules.clear();
     build_at(checkout, request, &mut workspace, start.as_deref(), &[])?;
     Ok(workspace)
+}
+
+/// A clone that is a repository of its own still.
+fn take_up(checkout: &Checkout, request: &CloneRequest<'_>, workspace: &mut Workspace) -> Result<(), GitError> {
+    let git_dir = workspace.root.join(".git");
+    let within = Within::open(&git_dir)?;
+    for stale in ["index.lock", "HEAD.lock", "config.lock", "packed-refs.lock"] {
+        within.remove(Path::new(stale))?; // of a git that was killed; no git runs here now
+    }
+    if !seed::renew_config(&git_dir, &workspace.state, &remote_name(checkout), request.gate_url)? {
+        workspace
+            .notices
+            .push("the clone's git configuration could not be read as a plain file: it is as it was in the beginning".to_owned());
+    }
+    workspace.cwd = start_directory(&workspace.root, &checkout.subdirectory);
+    Ok(())
+}
+
+/// Moves what lies in the clone's place out of the agent's reach.
+fn set_aside(root: &Path, dir: &Path) -> Result<PathBuf, GitError> {
+    let aside = dir.join("set-aside");
+    fs_err::create_dir_all(&aside).map_err(GitError::io("create", &aside))?;
+    let name = root.file_name().unwrap_or("repository".as_ref());
+    let mut number = 1;
+    loop {
+        let place = aside.join(number.to_string());
+        match fs_err::create_dir(&place) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(GitError::io("create", &place)(error)),
+            Ok(()) => {
+                let place = place.join(name);
+                return fs_err::rename(root, &place).map(|()| place).map_err(GitError::io("move away", root));
+            }
+        }
+    }
 }
 
 /// Switches the developer's own checkout to a fresh branch at `base`. Protects nothing: for those who insist.
@@ -215,6 +269,7 @@ pub fn in_place(checkout: &Checkout, dir: &Path, branch: &str, base: Option<&str
         brought_large: Vec::new(),
         brings_uncommitted: false,
         submodules: Vec::new(),
+        set_aside: Vec::new(),
         state: dir.join("git"),
         session,
     })
@@ -295,7 +350,7 @@ pub(super) fn build_at(
 ) -> Result<(), GitError> {
     let root = workspace.root.clone();
     let git_dir = root.join(".git");
-    fs_err::create_dir_all(&root).map_err(GitError::io("create", &root))?;
+    make_root(&root)?;
     if let Some(base) = &workspace.base_commit {
         checkout.set_ref(&workspace.keep_ref(), Some(base))?;
     }
@@ -316,7 +371,7 @@ pub(super) fn build_at(
     let brought_more = !local.laid_over && bring::bring_ignored(checkout, &root, local, notices)?;
     // After the checkout: the developer's post-checkout hook is the agent's to run, inside.
     seed::copy_hooks(checkout, &root, &mut workspace.notices)?;
-    seed::point_at_gate(&git_dir, &remote_name(checkout), request.gate_url)?;
+    seed::point_at_gate(&git_dir.join("config"), &remote_name(checkout), request.gate_url)?;
     if request.gate_url.is_none() {
         workspace.notices.push(match checkout.remote() {
             None => "the repository has no remote: the session's branch stays on this machine".to_owned(),
@@ -326,6 +381,7 @@ pub(super) fn build_at(
     if workspace.submodules.is_empty() && !request.bring.laid_over {
         submodules::build(checkout, request, workspace)?;
     }
+    seed::keep_config(&git_dir, &workspace.state)?;
     if checkout.oddities.contains(&Oddity::Partial) {
         let missing = if request.gate_url.is_some() { "are fetched when they are needed" } else { "are missing in the session" };
         workspace.notices.push(format!("the repository is a partial clone: objects that were never fetched {missing}"));
@@ -337,6 +393,17 @@ pub(super) fn build_at(
         workspace.brought_large = large.iter().filter_map(|path| Untouched::of(&root, path)).collect();
     }
     Ok(())
+}
+
+/// A folder of our own making, or an empty one: a submodule's.
+fn make_root(root: &Path) -> Result<(), GitError> {
+    if let Some(parent) = root.parent() {
+        fs_err::create_dir_all(parent).map_err(GitError::io("create", parent))?;
+    }
+    match fs_err::create_dir(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && submodules::is_nothing(root) => Ok(()),
+        made => made.map_err(GitError::io("create", root)),
+    }
 }
 
 /// The session's branch, the branch it began from (so that `git diff main` works), remote-tracking branches and tags.

@@ -129,14 +129,25 @@ pub(super) fn share_memory(prepared: &Prepared, workplace: &Workplace) -> Vec<Pa
     for file in found.filter(|file| file.is_file() && !hidden(file)) {
         let placed = names.next().is_some_and(|name| {
             let link = beside.join(name);
-            let _ = link.parent().map(fs::create_dir_all);
-            symlink(&file, &link).is_ok() || fs::read_link(&link).is_ok_and(|to| to == file)
+            place(&file, &link).is_ok()
         });
         if !placed {
             left.push(file);
         }
     }
     left
+}
+
+/// A link to `file`. An earlier attempt had the folder for its own: it may have left a link in the way, to anywhere.
+fn place(file: &Path, link: &Path) -> io::Result<()> {
+    let folder = link.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    if !folder.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+        fs::create_dir(folder)?;
+    }
+    match symlink(file, link) {
+        Err(_) if fs::read_link(link).is_ok_and(|to| to == file) => Ok(()),
+        done => done,
+    }
 }
 
 /// What the client's state file says of the folder that the session works in a copy of.

@@ -4,6 +4,7 @@ mod brought;
 mod filters;
 mod held;
 mod lfs;
+mod planted;
 mod submodules;
 
 use std::collections::BTreeMap;

@@ -1,19 +1,19 @@
 //! The clone's refs, read as plain text: no symbolic link is followed, nothing but regular files is opened, all sizes are bounded.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-
-use nix::fcntl::OFlag;
+use std::fs::FileType;
+use std::path::{Path, PathBuf};
 
 use super::super::GitError;
+use super::super::within::Within;
 
 const LARGEST_REF: u64 = 4096;
 const LARGEST_PACKED: u64 = 64 * 1024 * 1024;
 const LARGEST_STASH_LOG: u64 = 256 * 1024;
 const MOST_BRANCHES: usize = 2000;
 const DEEPEST: usize = 24;
+/// So many unreadable files are named.
+const MOST_NAMED: usize = 10;
 
 /// What the clone's git directory says.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct CloneRefs {
     pub(super) head: CloneHead,
     /// Without `refs/heads/`; hex ids. Stashes are among them, as `stash-1` (the oldest) and so on.
     pub(super) branches: BTreeMap<String, String>,
+    /// Files that are not as git would leave them (a link, a pipe, one that does not end), and what is wrong with each.
+    pub(super) unreadable: Vec<(String, String)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -32,116 +34,132 @@ pub(super) enum CloneHead {
 
 impl CloneRefs {
     /// `None` where there is no git directory (any more).
-    pub(super) fn read(git_dir: &Path) -> Result<Option<Self>, GitError> {
-        if !is_directory(git_dir) {
-            return Ok(None);
+    pub(super) fn read(root: &Path) -> Option<Self> {
+        if !has_repository(root) {
+            return None;
         }
-        let mut branches = BTreeMap::new();
-        let packed = read_plain(&git_dir.join("packed-refs"), LARGEST_PACKED)?.unwrap_or_default();
+        let git_dir = root.join(".git");
+        let mut refs = Self { head: CloneHead::Unreadable, branches: BTreeMap::new(), unreadable: Vec::new() };
+        let packed = refs.file(&git_dir, "packed-refs", LARGEST_PACKED);
         for line in String::from_utf8_lossy(&packed).lines() {
             if let Some((id, name)) = line.split_once(' ')
                 && let (Some(id), Some(name)) = (object_id(id), name.strip_prefix("refs/heads/"))
                 && is_branch_name(name)
             {
-                branches.insert(name.to_owned(), id);
+                refs.branches.insert(name.to_owned(), id);
             }
         }
-        if is_directory(&git_dir.join("refs")) {
-            loose(&git_dir.join("refs/heads"), "", 0, &mut branches)?;
+        refs.loose(&git_dir, "", 0);
+        for (number, id) in refs.stashes(&git_dir).into_iter().enumerate() {
+            refs.branches.insert(format!("stash-{}", number + 1), id);
         }
-        for (number, id) in stashes(git_dir)?.into_iter().enumerate() {
-            branches.insert(format!("stash-{}", number + 1), id);
-        }
-        let head = read_plain(&git_dir.join("HEAD"), LARGEST_REF)?.unwrap_or_default();
+        let head = refs.file(&git_dir, "HEAD", LARGEST_REF);
         let head = String::from_utf8_lossy(&head);
-        let head = match (head.trim().strip_prefix("ref: refs/heads/"), object_id(head.trim())) {
+        refs.head = match (head.trim().strip_prefix("ref: refs/heads/"), object_id(head.trim())) {
             (Some(name), _) if is_branch_name(name) => CloneHead::Branch(name.to_owned()),
             (_, Some(id)) => CloneHead::Detached(id),
             _ => CloneHead::Unreadable,
         };
-        Ok(Some(Self { head, branches }))
+        Some(refs)
     }
-}
 
-/// Whether the clone's object store consists of real directories and files only: a link could lead to another repository's.
-/// Where it does not, none of it is used.
-pub(super) fn is_plain_store(git_dir: &Path) -> Result<bool, GitError> {
-    let objects = git_dir.join("objects");
-    if !is_directory(git_dir) || !is_directory(&objects) {
-        return Ok(false);
-    }
-    for entry in fs_err::read_dir(&objects).map_err(GitError::io("list", &objects))?.flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().map_err(GitError::io("look at", &path))?;
-        if kind.is_symlink() {
-            return Ok(false);
-        }
-        if !kind.is_dir() {
-            continue;
-        }
-        for entry in fs_err::read_dir(&path).map_err(GitError::io("list", &path))?.flatten() {
-            let kind = entry.file_type().map_err(GitError::io("look at", entry.path()))?;
-            if !kind.is_file() && !kind.is_dir() {
-                return Ok(false);
+    /// The content of a file of the git directory; nothing where it is not there or not to be read.
+    fn file(&mut self, git_dir: &Path, name: &str, limit: u64) -> Vec<u8> {
+        match read_plain(&git_dir.join(name), limit) {
+            Ok(content) => content.unwrap_or_default(),
+            Err(error) => {
+                self.name(name, what(&error));
+                Vec::new()
             }
         }
     }
-    Ok(true)
+
+    fn name(&mut self, file: &str, why: String) {
+        if self.unreadable.len() < MOST_NAMED {
+            self.unreadable.push((file.to_owned(), why));
+        }
+    }
+
+    fn loose(&mut self, git_dir: &Path, prefix: &str, depth: usize) {
+        let folder = format!("refs/heads/{prefix}");
+        let directory = git_dir.join(folder.trim_end_matches('/'));
+        if depth > DEEPEST || !is_directory(&git_dir.join("refs")) || !is_directory(&directory) {
+            return;
+        }
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) => return self.name(&folder, error.to_string()),
+        };
+        for entry in entries.flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(kind) = entry.file_type() else { continue };
+            let name = format!("{prefix}{name}");
+            if kind.is_dir() {
+                self.loose(git_dir, &format!("{name}/"), depth + 1);
+            } else if is_branch_name(&name) && self.branches.len() < MOST_BRANCHES {
+                let content = self.file(git_dir, &format!("refs/heads/{name}"), LARGEST_REF);
+                if let Some(id) = object_id(String::from_utf8_lossy(&content).trim()) {
+                    self.branches.insert(name, id);
+                }
+            }
+        }
+    }
+
+    /// Stashed work is work: git keeps all but the last in the log of `refs/stash`.
+    fn stashes(&mut self, git_dir: &Path) -> Vec<String> {
+        if !is_directory(&git_dir.join("logs")) || !is_directory(&git_dir.join("logs/refs")) {
+            return Vec::new();
+        }
+        let log = self.file(git_dir, "logs/refs/stash", LARGEST_STASH_LOG);
+        String::from_utf8_lossy(&log).lines().filter_map(|line| object_id(line.split(' ').nth(1)?)).collect()
+    }
+}
+
+/// What is wrong with a file, without its name.
+fn what(error: &GitError) -> String {
+    match error {
+        GitError::Suspicious { found, .. } => (*found).to_owned(),
+        GitError::Io { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a working copy and its git directory are there, each itself and not by way of a link.
+pub(in super::super) fn has_repository(root: &Path) -> bool {
+    is_directory(root) && is_directory(&root.join(".git"))
+}
+
+/// Whether a clone's object store consists of real directories and files only: a link could lead to another repository's.
+/// Where it does not, none of it is used.
+pub(super) fn is_plain_store(objects: &Path) -> bool {
+    let Some(entries) = is_directory(objects).then(|| listed(objects)).flatten() else { return false };
+    entries.into_iter().all(|(path, kind)| {
+        if !kind.is_dir() {
+            return !kind.is_symlink();
+        }
+        listed(&path).is_some_and(|entries| entries.iter().all(|(_, kind)| kind.is_file() || kind.is_dir()))
+    })
+}
+
+fn listed(directory: &Path) -> Option<Vec<(PathBuf, FileType)>> {
+    std::fs::read_dir(directory).ok()?.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))).ok()).collect()
 }
 
 /// The content of a regular file; `None` where there is none. A link, a pipe or a larger file is an error.
 pub(super) fn read_plain(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
-    // NONBLOCK: a named pipe in the file's place must not hold us.
-    let opened =
-        std::fs::OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits()).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
-        Err(source) => return Err(GitError::io("open", path)(source)),
-    };
-    let meta = file.metadata().map_err(GitError::io("look at", path))?;
-    if !meta.is_file() {
-        return Err(GitError::Suspicious { path: path.to_owned(), found: "not a regular file" });
+    match path.parent().map(Within::open).transpose() {
+        Ok(Some(folder)) => match path.file_name().and_then(|name| name.to_str()) {
+            Some(name) => folder.read(name, limit),
+            None => Ok(None),
+        },
+        Err(GitError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(None) => Ok(None),
     }
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(GitError::io("read", path))?;
-    if bytes.len() as u64 > limit {
-        return Err(GitError::Suspicious { path: path.to_owned(), found: "a file far larger than git would write" });
-    }
-    Ok(Some(bytes))
-}
-
-fn loose(directory: &Path, prefix: &str, depth: usize, branches: &mut BTreeMap<String, String>) -> Result<(), GitError> {
-    if depth > DEEPEST || !is_directory(directory) {
-        return Ok(());
-    }
-    for entry in fs_err::read_dir(directory).map_err(GitError::io("list", directory))?.flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let Ok(kind) = entry.file_type() else { continue };
-        let name = format!("{prefix}{name}");
-        if kind.is_dir() {
-            loose(&entry.path(), &format!("{name}/"), depth + 1, branches)?;
-        } else if kind.is_file() && is_branch_name(&name) && branches.len() < MOST_BRANCHES {
-            let text = read_plain(&entry.path(), LARGEST_REF)?.unwrap_or_default();
-            if let Some(id) = object_id(String::from_utf8_lossy(&text).trim()) {
-                branches.insert(name, id);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Stashed work is work: git keeps all but the last in the log of `refs/stash`.
-fn stashes(git_dir: &Path) -> Result<Vec<String>, GitError> {
-    if !is_directory(&git_dir.join("logs")) || !is_directory(&git_dir.join("logs/refs")) {
-        return Ok(Vec::new());
-    }
-    let log = read_plain(&git_dir.join("logs/refs/stash"), LARGEST_STASH_LOG)?.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&log).lines().filter_map(|line| object_id(line.split(' ').nth(1)?)).collect())
 }
 
 /// Itself, not by way of a symbolic link.
-pub(super) fn is_directory(path: &Path) -> bool {
+pub(in super::super) fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
 }
 

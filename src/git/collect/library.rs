@@ -1,32 +1,37 @@
 //! The collector by libgit2: runs no program whatever the files say.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use git2::{
-    AttrCheckFlags, AttrValue, DiffFile, DiffOptions, Index, IndexAddOption, IndexEntry, IndexTime, Oid, Repository, Signature, Tree,
-};
+use git2::{AttrCheckFlags, AttrValue, DiffFile, DiffOptions, Index, IndexEntry, IndexTime, Oid, Repository, Signature, Tree};
 
 use super::super::filters::{Cleaned, Filters, open_beneath};
 use super::super::{Checkout, GitError};
-use super::{Collector, Difference, Entry, Snapshot, admit, name_submodule};
+use super::files::{self, Kind, Put, Shadow, Stat, Tracked, os_path};
+use super::{Collector, Difference, Entry, Snapshot};
 
 const GITLINK: u32 = 0o160_000;
 const FILE: u32 = 0o100_644;
 const EXECUTABLE: u32 = 0o100_755;
+const LINK: u32 = 0o120_000;
+/// In the extended flags of an index entry.
+const SKIP_WORKTREE: u16 = 1 << 14;
 
 /// A repository of the supervisor's, opened by libgit2.
 pub(super) struct Library {
     repo: Repository,
     filters: Filters,
+    /// Where what is looked at is put.
+    shadow: PathBuf,
 }
 
 impl Library {
     pub(super) fn open(at: &Path, filters: Filters) -> Result<Self, GitError> {
         let repo = Repository::open(at).map_err(GitError::library(format!("open {}", at.display())))?;
-        Ok(Self { repo, filters })
+        Ok(Self { repo, filters, shadow: at.with_file_name("shadow") })
     }
 
     fn index(&self, file: Option<&Path>, parent: Option<&str>) -> Result<Index, git2::Error> {
@@ -41,9 +46,43 @@ impl Library {
         Ok(index)
     }
 
-    /// The filter that is set for a file there; libgit2 would store it unfiltered.
-    fn filter_of(&self, root: &Path, path: &Path) -> Option<String> {
-        let is_file = root.join(path).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    /// What the index says of each file, and when it was written, if it is one of the clone's.
+    pub(super) fn known(index: &Index) -> files::Index {
+        let stage = |entry: &IndexEntry| (entry.flags >> 12) & 3;
+        let entries = index.iter().map(|entry| {
+            let kind = match &entry {
+                entry if stage(entry) > 0 => Kind::InConflict,
+                entry if entry.mode == GITLINK => Kind::Submodule,
+                entry if entry.flags_extended & SKIP_WORKTREE != 0 => Kind::NotHere,
+                _ => Kind::File,
+            };
+            let time = |time: &IndexTime| (i64::from(time.seconds()), i64::from(time.nanoseconds()));
+            let stat = Stat {
+                size: entry.file_size,
+                inode: entry.ino,
+                modified: time(&entry.mtime),
+                changed: time(&entry.ctime),
+                executable: entry.mode == EXECUTABLE,
+                link: entry.mode == LINK,
+            };
+            (entry.path, Tracked { kind, stat: Some(stat) })
+        });
+        entries.collect()
+    }
+
+    fn ignored(&self, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u8>>, GitError> {
+        let mut ignored = HashSet::new();
+        for path in paths {
+            if self.repo.is_path_ignored(os_path(path)).map_err(GitError::library("ask what is ignored"))? {
+                ignored.insert(path.clone());
+            }
+        }
+        Ok(ignored)
+    }
+
+    /// The filter that is set for a file; libgit2 would store it unfiltered.
+    fn filter_of(&self, shadow: &Shadow<'_>, path: &Path) -> Option<String> {
+        let is_file = shadow.path().join(path).symlink_metadata().is_ok_and(|meta| meta.is_file());
         let value = if is_file { self.repo.get_attr(path, "filter", AttrCheckFlags::FILE_THEN_INDEX).ok()? } else { None };
         match AttrValue::from_string(value) {
             AttrValue::String(name) => Some(name.to_owned()),
@@ -54,7 +93,7 @@ impl Library {
     /// Puts a file into the index as the developer's filter makes it; `false` if only that filter would do and it could not be run.
     fn add_filtered(
         &self,
-        root: &Path,
+        shadow: &Shadow<'_>,
         index: &mut Index,
         path: &Path,
         name: &str,
@@ -62,7 +101,7 @@ impl Library {
     ) -> Result<bool, git2::Error> {
         let failed = |error: GitError| git2::Error::from_str(&format!("{:#}", anyhow::Error::new(error)));
         let Some(driver) = self.filters.driver(name).map_err(failed)? else { return index.add_path(path).map(|()| true) };
-        let Some(content) = open_beneath(root, path) else { return Ok(true) };
+        let Some(content) = open_beneath(shadow.path(), path) else { return Ok(true) };
         let executable = content.metadata().is_ok_and(|meta| meta.permissions().mode() & 0o100 != 0);
         match self.filters.clean(driver, path.as_os_str().as_encoded_bytes(), content).map_err(failed)? {
             Cleaned::AsIs => index.add_path(path).map(|()| true),
@@ -76,62 +115,63 @@ impl Library {
                 let known = index.get_path(path, 0).map(|entry| entry.mode).filter(|mode| [FILE, EXECUTABLE].contains(mode));
                 let found = if executable { EXECUTABLE } else { FILE };
                 let mode = if trusts_mode { found } else { known.unwrap_or(FILE) };
-                let never = IndexTime::new(0, 0);
-                let path = path.as_os_str().as_encoded_bytes().to_vec();
-                let (id, zero) = (Oid::ZERO_SHA1, 0);
-                let entry = IndexEntry {
-                    ctime: never,
-                    mtime: never,
-                    dev: zero,
-                    ino: zero,
-                    mode,
-                    uid: zero,
-                    gid: zero,
-                    file_size: zero,
-                    id,
-                    flags: 0,
-                    flags_extended: 0,
-                    path,
-                };
+                let entry = IndexEntry { mode, ..nothing(path.as_os_str().as_encoded_bytes().to_vec()) };
                 index.add_frombuffer(&entry, &bytes).map(|()| true)
             }
         }
     }
 
-    fn take(&self, root: &Path, file: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, git2::Error> {
-        self.repo.set_workdir(root, false)?;
-        let mut index = self.index(file, parent)?;
-        self.repo.set_index(&mut index)?;
-        let submodules: Vec<Vec<u8>> = index.iter().filter(|entry| entry.mode == GITLINK).map(|entry| entry.path).collect();
-        let mut left_out = Vec::new();
-        let mut filtered: Vec<(PathBuf, String)> = Vec::new();
-        let mut choose = |path: &Path, _: &[u8]| {
-            let name = path.as_os_str().as_encoded_bytes();
-            let name = name.strip_suffix(b"/").unwrap_or(name);
-            if submodules.iter().any(|submodule| submodule == name) {
-                name_submodule(root, name, &mut left_out);
-                return 1; // stays at the commit it is at
-            }
-            if !admit(root, path, &mut left_out) {
-                return 1;
-            }
-            let filter = self.filter_of(root, path);
-            filtered.extend(filter.iter().map(|name| (path.to_owned(), name.clone())));
-            i32::from(filter.is_some())
-        };
-        index.add_all(["*"], IndexAddOption::DEFAULT, Some(&mut choose))?;
-        settle_conflicts(root, &mut index, &mut left_out)?;
-        let mut unfiltered = Vec::new();
-        for (path, name) in filtered {
-            if !self.add_filtered(root, &mut index, &path, &name, &mut unfiltered)? {
-                left_out.push(path.to_string_lossy().into_owned());
-            }
+    /// Puts a file of the shadow into the index; `false` if it is not to be taken.
+    fn add(
+        &self,
+        shadow: &Shadow<'_>,
+        index: &mut Index,
+        path: &Path,
+        unfiltered: &mut Vec<(String, String)>,
+    ) -> Result<bool, git2::Error> {
+        match self.filter_of(shadow, path) {
+            Some(name) => self.add_filtered(shadow, index, path, &name, unfiltered),
+            None => index.add_path(path).map(|()| true),
         }
-        let tree = index.write_tree_to(&self.repo)?;
-        let differs = match parent {
-            Some(parent) => self.repo.find_commit(Oid::from_str(parent)?)?.tree_id() != tree,
-            None => !self.repo.find_tree(tree)?.is_empty(),
+    }
+
+    fn take(&self, root: &Path, file: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
+        let doing = || format!("save uncommitted work of {}", root.display());
+        let failed = |error| GitError::library(doing())(error);
+        let mut shadow = Shadow::new(root, self.shadow.clone())?;
+        let mut index = self.index(file, parent).map_err(failed)?;
+        let prepared = self.repo.set_workdir(shadow.path(), false).and_then(|()| self.repo.set_index(&mut index));
+        prepared.map_err(failed)?;
+        let look = shadow.look(&Self::known(&index), file.and_then(files::written), &|paths| self.ignored(paths))?;
+        let (mut left_out, mut unfiltered) = (look.left_out, Vec::new());
+        for path in &look.removed {
+            index.remove_path(&os_path(path)).map_err(failed)?;
+        }
+        for path in &look.changed {
+            let taken = match shadow.put(path) {
+                Put::Done => {
+                    let added = self.add(&shadow, &mut index, &os_path(path), &mut unfiltered);
+                    // A name that no commit may hold is the file's own affair; a full disk is not.
+                    added.or_else(|error| if error.class() == git2::ErrorClass::Os { Err(failed(error)) } else { Ok(false) })?
+                }
+                Put::Gone => {
+                    index.remove_path(&os_path(path)).map_err(failed)?;
+                    true
+                }
+                Put::Refused => false,
+            };
+            if !taken {
+                left_out.push(files::text(path));
+            }
+            shadow.clear(path);
+        }
+        settle_conflicts(&mut index).map_err(failed)?;
+        let tree = index.write_tree_to(&self.repo).map_err(failed)?;
+        let differs = || match parent {
+            Some(parent) => Ok(self.repo.find_commit(Oid::from_str(parent)?)?.tree_id() != tree),
+            None => Ok(!self.repo.find_tree(tree)?.is_empty()),
         };
+        let differs = differs().map_err(failed)?;
         left_out.sort();
         left_out.dedup();
         Ok(Snapshot { tree: tree.to_string(), differs, left_out, unfiltered })
@@ -163,21 +203,7 @@ impl Library {
         }
         for (path, entry) in entries {
             let Some(entry) = entry else { continue };
-            let never = IndexTime::new(0, 0);
-            index.add(&IndexEntry {
-                ctime: never,
-                mtime: never,
-                dev: 0,
-                ino: 0,
-                mode: entry.mode,
-                uid: 0,
-                gid: 0,
-                file_size: 0,
-                id: Oid::from_str(&entry.id)?,
-                flags: 0,
-                flags_extended: 0,
-                path: path.clone(),
-            })?;
+            index.add(&IndexEntry { mode: entry.mode, id: Oid::from_str(&entry.id)?, ..nothing(path.clone()) })?;
         }
         index.write_tree_to(&self.repo)
     }
@@ -235,9 +261,7 @@ impl Collector for Library {
 
     fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
         // An index may name objects that are nowhere to be read; without it every file is stored anew.
-        let taken =
-            self.take(root, index, parent).or_else(|error| if index.is_some() { self.take(root, None, parent) } else { Err(error) });
-        taken.map_err(GitError::library(format!("save uncommitted work of {}", root.display())))
+        self.take(root, index, parent).or_else(|error| if index.is_some() { self.take(root, None, parent) } else { Err(error) })
     }
 
     fn diff(&self, from: Option<&str>, to: Option<&str>) -> Result<Vec<Difference>, GitError> {
@@ -292,21 +316,31 @@ fn record(branch: &str) -> String {
     format!("refs/sentrely/landed/{branch}")
 }
 
-/// Takes the file as it lies there, conflict markers and all, for every path still in conflict.
-fn settle_conflicts(root: &Path, index: &mut Index, left_out: &mut Vec<String>) -> Result<(), git2::Error> {
+/// A file in conflict that could not be taken is in no tree.
+fn settle_conflicts(index: &mut Index) -> Result<(), git2::Error> {
     if !index.has_conflicts() {
         return Ok(());
     }
-    let sides =
-        |conflict: git2::IndexConflict| [conflict.our, conflict.their, conflict.ancestor].into_iter().flatten().map(|entry| entry.path);
-    let paths: Vec<Vec<u8>> = index.conflicts()?.filter_map(Result::ok).flat_map(sides).collect();
-    for path in paths {
-        let text = String::from_utf8_lossy(&path).into_owned();
-        let path = Path::new(&text);
-        index.remove_path(path)?;
-        if root.join(path).symlink_metadata().is_ok_and(|meta| !meta.is_dir()) && admit(root, path, left_out) {
-            index.add_path(path)?;
-        }
+    let sides = |conflict: git2::IndexConflict| [conflict.our, conflict.their, conflict.ancestor].into_iter().flatten();
+    let paths: Vec<Vec<u8>> = index.conflicts()?.filter_map(Result::ok).flat_map(sides).map(|entry| entry.path).collect();
+    paths.iter().try_for_each(|path| index.remove_path(&os_path(path)))
+}
+
+/// An entry of an index that says nothing of a file on disk.
+fn nothing(path: Vec<u8>) -> IndexEntry {
+    let never = IndexTime::new(0, 0);
+    IndexEntry {
+        ctime: never,
+        mtime: never,
+        dev: 0,
+        ino: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        file_size: 0,
+        id: Oid::ZERO_SHA1,
+        flags: 0,
+        flags_extended: 0,
+        path,
     }
-    Ok(())
 }

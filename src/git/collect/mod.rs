@@ -2,11 +2,11 @@
 //!
 //! # How it works
 //!
-//! The clone belongs to the agent: its configuration, hooks, attributes and alternates may be traps. So no git ever runs with the
-//! clone as its repository, and its configuration is never read. The supervisor's own repository beside it (the collector) borrows the
-//! clone's objects; refs are read as plain text; the state of the files is written as a tree *into the collector*; and what is new goes
-//! from the collector into the developer's repository. The clone itself is not written, so that a stale `index.lock` does not matter,
-//! and collecting while the agent works does not disturb it.
+//! The clone belongs to the agent: its configuration, hooks, attributes and alternates may be traps, and any of its files a link or a pipe.
+//! So no git ever runs with the clone as its repository or as its work tree, and its configuration is never read. The supervisor's own
+//! repository beside it (the collector) borrows the clone's objects ([`view`]); refs are read as plain text; the state of the files
+//! ([`files`]) is written as a tree *into the collector*; and what is new goes from the collector into the developer's repository. The
+//! clone itself is not written, so that a stale `index.lock` does not matter, and collecting while the agent works does not disturb it.
 //!
 //! libgit2 does all of this. For repositories that it cannot read ([`super::Oddity`]) git's plumbing does, on the collector, and runs no
 //! filter: those that the developer has are run by [`super::filters`], where the clone's files cannot reach them.
@@ -18,11 +18,14 @@
 
 mod brought;
 mod clone_refs;
+mod files;
 mod library;
 mod program;
+mod view;
 
 use std::path::{Path, PathBuf};
 
+pub(super) use clone_refs::has_repository;
 use clone_refs::{CloneHead, CloneRefs};
 
 use super::checkout::Target;
@@ -31,6 +34,8 @@ use super::{Checkout, GitError, Oddity, Workspace, WorkspaceKind, seed, snapshot
 
 /// Files above this size (bytes) are not put into a work-in-progress commit; they are named instead.
 const LARGEST_FILE: u64 = 50 * 1024 * 1024;
+/// An index of some two million files; a larger one is not read.
+const LARGEST_INDEX: u64 = 256 * 1024 * 1024;
 /// How often work may be put beside a branch that may not be moved.
 const MOST_SIBLINGS: u32 = 99;
 
@@ -198,6 +203,9 @@ pub fn remove_clone(checkout: &Checkout, workspace: &Workspace, wip_message: &st
     if let Some(missing) = work.missing {
         return Err(kept(&missing));
     }
+    if let Some(aside) = workspace.set_aside.iter().find(|aside| aside.exists()) {
+        return Err(GitError::NotCollected { clone: aside.clone(), tip: "and what could not be read in it".to_owned() });
+    }
     submodules::remove_all(checkout, workspace, wip_message)?;
     remove_tree(&workspace.root)?;
     remove_tree(&workspace.collector())?;
@@ -223,7 +231,7 @@ impl Work {
     fn find(collector: &dyn Collector, workspace: &Workspace) -> Result<Self, GitError> {
         let mut work = Self::default();
         let earlier = || collector.landed(&workspace.branch).or_else(|| workspace.base_commit.clone());
-        let Some(refs) = CloneRefs::read(&workspace.root.join(".git"))? else {
+        let Some(refs) = CloneRefs::read(&workspace.root) else {
             work.notices.push("the clone's git directory is gone: its files were taken as they are".to_owned());
             // Elsewhere, perhaps, with commits that we do not see.
             work.missing = workspace.root.join(".git").symlink_metadata().is_ok().then(|| ".git".to_owned());
@@ -231,6 +239,10 @@ impl Work {
             work.uncommitted = (None, work.tip.clone());
             return Ok(work);
         };
+        for (name, why) in refs.unreadable {
+            work.notices.push(format!("the clone's .git/{name} cannot be read: {why}"));
+            work.missing = Some(name); // it may name commits that we do not see
+        }
         for (name, id) in refs.branches {
             if !collector.has_commit(&id) {
                 work.notices.push(format!("commit {id} of {name} cannot be read"));
@@ -362,18 +374,8 @@ fn known_commits(checkout: &Checkout, workspace: &Workspace, collector: &dyn Col
 
 /// Lets the collector see the clone's objects, unless something there leads elsewhere.
 fn open(checkout: &Checkout, workspace: &Workspace) -> Result<Box<dyn Collector>, GitError> {
-    let (objects, developers) = (workspace.root.join(".git/objects"), checkout.common_dir.join("objects"));
-    let mut stores: Vec<PathBuf> = vec![developers.clone()];
-    if clone_refs::is_plain_store(&workspace.root.join(".git"))? {
-        // Planted alternates would bring objects of other repositories home.
-        let alternates = objects.join("info/alternates");
-        let expected = [developers.as_os_str().as_encoded_bytes(), b"\n"].concat();
-        if clone_refs::read_plain(&alternates, 64 * 1024)?.as_deref() != Some(&expected[..]) {
-            let _ = fs_err::remove_file(&alternates);
-            seed::lend_objects(&workspace.root.join(".git"), &[&developers])?;
-        }
-        stores.insert(0, objects);
-    }
+    let mut stores: Vec<PathBuf> = vec![checkout.common_dir.join("objects")];
+    stores.extend(view::of_clone(&workspace.root, &workspace.state)?);
     let stores: Vec<&Path> = stores.iter().map(PathBuf::as_path).collect();
     seed::lend_objects(&workspace.collector(), &stores)?;
     // Of the attributes of the developer's own repository; git itself is to run no filter.
@@ -393,7 +395,7 @@ fn open(checkout: &Checkout, workspace: &Workspace) -> Result<Box<dyn Collector>
 /// What the agent's git-lfs stored: its commits hold only pointers.
 fn bring_lfs(checkout: &Checkout, workspace: &Workspace, notices: &mut Vec<String>) {
     let git_dir = workspace.root.join(".git");
-    if clone_refs::is_directory(&git_dir) && clone_refs::is_directory(&git_dir.join("lfs")) {
+    if has_repository(&workspace.root) && clone_refs::is_directory(&git_dir.join("lfs")) {
         let store = filters::lfs::Store::of(checkout);
         if let Err(error) = store.take_over(&git_dir) {
             notices.push(format!("not all files of git-lfs could be brought to {}: {error}", store.path().display()));
@@ -401,18 +403,19 @@ fn bring_lfs(checkout: &Checkout, workspace: &Workspace, notices: &mut Vec<Strin
     }
 }
 
-/// A copy of the clone's index: what is staged, and what is known to be unchanged. `None` where there is none.
+/// A copy of the clone's index: what is staged, and what is known to be unchanged. `None` where there is none that can be read.
 fn copy_index(workspace: &Workspace) -> Result<Option<PathBuf>, GitError> {
     let copy = workspace.collector().join("wip.index");
     let _ = fs_err::remove_file(&copy);
-    if !clone_refs::is_directory(&workspace.root.join(".git")) {
+    if !has_repository(&workspace.root) {
         return Ok(None); // gone, or a link to somebody else's
     }
     let source = workspace.root.join(".git/index");
-    let Some(bytes) = clone_refs::read_plain(&source, 1 << 30)? else { return Ok(None) };
+    // Without it nothing is lost: every file is compared by content.
+    let Ok(Some(bytes)) = clone_refs::read_plain(&source, LARGEST_INDEX) else { return Ok(None) };
     seed::write(&copy, &bytes)?;
     // The same time as the original: entries as young as the index are looked at again, and must be.
-    let modified = source.symlink_metadata().and_then(|meta| meta.modified()).map_err(GitError::io("look at", &source))?;
+    let Ok(modified) = source.symlink_metadata().and_then(|meta| meta.modified()) else { return Ok(None) };
     let file = fs_err::OpenOptions::new().write(true).open(&copy).map_err(GitError::io("open", &copy))?;
     file.into_parts().0.set_modified(modified).map_err(GitError::io("set the time of", &copy))?;
     Ok(Some(copy))
@@ -458,7 +461,7 @@ fn remove_tree(root: &Path) -> Result<(), GitError> {
     }
     match fs_err::remove_dir_all(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && clone_refs::is_directory(root) => {
             unlock(root);
             fs_err::remove_dir_all(root).map_err(GitError::io("remove", root))
         }
@@ -472,16 +475,4 @@ fn name_submodule(root: &Path, path: &[u8], left_out: &mut Vec<String>) {
     if root.join(&path).join(".git").symlink_metadata().is_ok() {
         left_out.push(path);
     }
-}
-
-/// Whether a file may go into a work-in-progress commit; if not, it is named.
-fn admit(root: &Path, path: &Path, left_out: &mut Vec<String>) -> bool {
-    let full = root.join(path);
-    let Ok(meta) = full.symlink_metadata() else { return true }; // deleted: that is to be recorded
-    let nested = meta.is_dir() && full.join(".git").symlink_metadata().is_ok();
-    let unfit = nested || (meta.is_file() && (meta.len() > LARGEST_FILE || std::fs::File::open(&full).is_err()));
-    if unfit {
-        left_out.push(path.to_string_lossy().trim_end_matches('/').to_owned());
-    }
-    !unfit
 }

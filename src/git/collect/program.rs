@@ -1,16 +1,21 @@
 //! The collector by git's plumbing, for repositories that libgit2 cannot read or would store unfiltered.
 //!
-//! `GIT_DIR` is always the supervisor's collector, whose configuration the agent cannot write; the clone is only its work tree. Of git
-//! only commands are used that look into no nested repository's configuration (`status` and `diff` would). The collector's attributes keep
-//! git from running filters; [`Filters`] runs those that the developer has.
+//! `GIT_DIR` is always the supervisor's collector, whose configuration the agent cannot write, and the work tree is the [`Shadow`]. The
+//! collector's attributes keep git from running filters; [`Filters`] runs those that the developer has.
 
+use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::super::cli::Git;
+use super::super::cli::{Git, telling_line};
 use super::super::filters::{self, Cleaned, Filters, open_beneath};
 use super::super::{Checkout, GitError, seed};
-use super::{Collector, Difference, Entry, Snapshot, admit, name_submodule};
+use super::files::{self, Kind, Put, Shadow, Tracked, os_path};
+use super::library::Library;
+use super::{Collector, Difference, Entry, Snapshot};
+
+/// So many files lie in the shadow at a time.
+const AT_ONCE: usize = 100;
 
 /// A repository of the supervisor's, worked on by the git program.
 pub(super) struct Program {
@@ -82,6 +87,28 @@ impl Program {
     }
 }
 
+impl Program {
+    fn ignored(&self, shadow: &Path, paths: &[Vec<u8>]) -> Result<HashSet<Vec<u8>>, GitError> {
+        let doing = "ask what is ignored";
+        let git = self.on_files(shadow, doing).args(["check-ignore", "-z", "--stdin", "--no-index"]);
+        let ended = git.input(&paths.join(&0))?.run()?;
+        if !ended.success && ended.code != Some(1) {
+            return Err(GitError::Git { doing: doing.to_owned(), said: telling_line(&ended.stderr) });
+        }
+        Ok(ended.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
+    }
+
+    /// Makes the index say of these paths what the shadow says.
+    fn update_index(&self, shadow: &Path, paths: &[Vec<u8>]) -> Result<(), GitError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let git = self.on_files(shadow, "save uncommitted work");
+        let git = git.args(["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]);
+        git.input(&[&paths.join(&0)[..], b"\0"].concat())?.output().map(drop)
+    }
+}
+
 /// What became of a file with a filter.
 enum Done {
     Added,
@@ -111,53 +138,60 @@ impl Collector for Program {
 
     fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
         let doing = || format!("save uncommitted work of {}", root.display());
-        let staged = || self.on_files(root, doing()).args(["ls-files", "-z", "--stage"]);
+        let mut shadow = Shadow::new(root, self.git_dir.with_file_name("shadow"))?;
+        let top = shadow.path().to_owned();
+        let staged = || self.on_files(&top, doing()).args(["ls-files", "-z", "-t", "--stage"]);
+        // Of an index that libgit2 does not understand every file is compared by content.
+        let stats = index.and_then(|file| git2::Index::open(file).ok()).map(|index| Library::known(&index)).unwrap_or_default();
         let mut entries = if index.is_some() { staged().output().ok() } else { None };
+        let written = index.filter(|_| entries.is_some()).and_then(files::written);
         if entries.is_none() {
-            // No index, or one that cannot be read: every file is compared by content.
+            // No index, or one that cannot be read.
             let _ = fs_err::remove_file(self.git_dir.join("wip.index"));
             let from = parent.map_or_else(|| vec!["read-tree", "--empty"], |parent| vec!["read-tree", parent]);
-            self.on_files(root, doing()).args(from).output()?;
+            self.on_files(&top, doing()).args(from).output()?;
             entries = Some(staged().output()?);
         }
         let entries: Vec<Staged> = entries.unwrap_or_default().split(|byte| *byte == 0).filter_map(Staged::parse).collect();
-        let listing = ["ls-files", "-z", "--others", "--modified", "--deleted", "--exclude-standard"];
-        let listed = self.on_files(root, doing()).args(listing).output()?;
-        let mut changed: Vec<Vec<u8>> = entries.iter().filter(|entry| entry.in_conflict).map(|entry| entry.path.clone()).collect();
-        changed.extend(listed.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec));
-        changed.sort();
-        changed.dedup();
-        let filtered = self.filtered(root, &changed)?;
-        let (mut left_out, mut unfiltered) = (Vec::new(), Vec::new());
-        let mut taken = Vec::new();
-        for path in changed {
-            let name = path.strip_suffix(b"/").unwrap_or(&path);
-            if entries.iter().any(|entry| entry.submodule && entry.path == name) {
-                name_submodule(root, name, &mut left_out);
-                continue;
-            }
-            let file = os_path(&path);
-            if !admit(root, &file, &mut left_out) {
-                continue;
-            }
-            let filter = filtered.iter().find(|(filtered, _)| *filtered == file);
-            if let Some((_, name)) = filter
-                && let Some(done) = self.add_filtered(root, &file, name, &entries)?
-            {
-                match done {
-                    Done::Added => continue,
-                    Done::Refused => {
-                        left_out.push(file.to_string_lossy().into_owned());
-                        continue;
+        let stat = |path: &[u8]| stats.get(path).and_then(|tracked| tracked.stat.clone()).filter(|_| written.is_some());
+        let known = entries.iter().map(|entry| (entry.path.clone(), Tracked { kind: entry.kind, stat: stat(&entry.path) })).collect();
+        let look = shadow.look(&known, written, &|paths| self.ignored(&top, paths))?;
+        let (mut left_out, mut unfiltered) = (look.left_out, Vec::new());
+        // What is named here and does not lie in the shadow is removed.
+        let in_conflict = |path: &&Vec<u8>| known.get(*path).is_some_and(|tracked| tracked.kind == Kind::InConflict);
+        let named = left_out.iter().map(|path| path.as_bytes().to_vec()).filter(|path| in_conflict(&path));
+        let gone: Vec<Vec<u8>> = look.removed.into_iter().chain(named).collect();
+        self.update_index(&top, &gone)?;
+        for batch in look.changed.chunks(AT_ONCE) {
+            let mut taken = Vec::new();
+            for path in batch {
+                match shadow.put(path) {
+                    Put::Done | Put::Gone => taken.push(path.clone()),
+                    Put::Refused => {
+                        left_out.push(files::text(path));
+                        taken.extend(Some(path.clone()).filter(|path| in_conflict(&path)));
                     }
-                    Done::AsItIs => unfiltered.push((file.to_string_lossy().into_owned(), name.clone())),
                 }
             }
-            taken.extend_from_slice(&path);
-            taken.push(0);
+            for (file, name) in self.filtered(&top, &taken)? {
+                let name_of = || file.to_string_lossy().into_owned();
+                match self.add_filtered(&top, &file, &name, &entries)? {
+                    None => continue,
+                    Some(Done::AsItIs) => {
+                        unfiltered.push((name_of(), name));
+                        continue;
+                    }
+                    Some(Done::Refused) => left_out.push(name_of()),
+                    Some(Done::Added) => {}
+                }
+                taken.retain(|path| os_path(path) != file);
+            }
+            self.update_index(&top, &taken)?;
+            for path in batch {
+                shadow.clear(path);
+            }
         }
-        self.on_files(root, doing()).args(["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]).input(&taken)?.output()?;
-        let tree = self.on_files(root, doing()).args(["write-tree"]).text()?;
+        let tree = self.on_files(&top, doing()).args(["write-tree"]).text()?;
         let differs = match parent {
             Some(parent) => self.git(doing()).args(["rev-parse", "--verify", &format!("{parent}^{{tree}}")]).text()? != tree,
             None => !self.git(doing()).args(["ls-tree", &tree]).output()?.is_empty(),
@@ -247,28 +281,24 @@ impl Collector for Program {
     }
 }
 
-/// A line of `ls-files --stage`: `<mode> <id> <stage>\t<path>`.
+/// A line of `ls-files -t --stage`: `<tag> <mode> <id> <stage>\t<path>`.
 struct Staged {
     path: Vec<u8>,
-    submodule: bool,
+    kind: Kind,
     executable: bool,
-    in_conflict: bool,
 }
 
 impl Staged {
     fn parse(line: &[u8]) -> Option<Self> {
         let tab = line.iter().position(|byte| *byte == b'\t')?;
         let (facts, path) = (&line[..tab], &line[tab + 1..]);
-        Some(Self {
-            path: path.to_vec(),
-            submodule: facts.starts_with(b"160000 "),
-            executable: facts.starts_with(b"100755 "),
-            in_conflict: facts.last() != Some(&b'0'),
-        })
+        let mode = facts.get(2..)?;
+        let kind = match (facts.first(), facts.last()) {
+            (_, Some(b'1'..=b'3')) => Kind::InConflict,
+            _ if mode.starts_with(b"160000 ") => Kind::Submodule,
+            (Some(b'S'), _) => Kind::NotHere,
+            _ => Kind::File,
+        };
+        Some(Self { path: path.to_vec(), kind, executable: mode.starts_with(b"100755 ") })
     }
-}
-
-fn os_path(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
 }

@@ -28,8 +28,18 @@ pub fn sweep<'a>(folders: impl IntoIterator<Item = &'a Path>, sessions: &[String
 
 /// The folder itself, and the client's worktrees below it.
 fn places(folder: &Path) -> Vec<PathBuf> {
-    let worktrees = fs::read_dir(folder.join(FOLDER).join("worktrees")).into_iter().flatten().flatten();
-    worktrees.map(|entry| entry.path()).chain([folder.to_owned()]).collect()
+    if !is_folder(folder) {
+        return Vec::new();
+    }
+    let (own, worktrees) = (folder.join(FOLDER), folder.join(FOLDER).join("worktrees"));
+    let listed = (is_folder(&own) && is_folder(&worktrees)).then(|| fs::read_dir(&worktrees).ok()).flatten();
+    let trees = listed.into_iter().flatten().flatten().map(|entry| entry.path()).filter(|tree| is_folder(tree));
+    trees.chain([folder.to_owned()]).collect()
+}
+
+/// Itself, not by way of a link, which may lead anywhere.
+fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
 }
 
 fn sweep_one(folder: &Path, sessions: &[String], since: Timestamp) -> io::Result<usize> {
@@ -121,6 +131,10 @@ mod tests {
         let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let path = write(elsewhere.path(), &json!([{ "createdBySessionId": "mine" }]));
         symlink(elsewhere.path().join(FOLDER), dir.path().join(FOLDER)).unwrap();
+        assert_eq!((swept(dir.path()), path.exists()), (0, true));
+        fs::remove_file(dir.path().join(FOLDER)).unwrap();
+        fs::create_dir_all(dir.path().join(".claude/worktrees")).unwrap();
+        symlink(elsewhere.path(), dir.path().join(".claude/worktrees/x")).unwrap();
         assert_eq!((swept(dir.path()), path.exists()), (0, true));
         fs::write(&path, "{").unwrap();
         assert_eq!((swept(elsewhere.path()), path.exists()), (0, true));

@@ -109,3 +109,18 @@ fn on_a_terminal_a_submodule_is_where_the_developer_has_it_with_what_is_not_comm
     let collected = collect(&checkout, &workspace, Some(WIP)).unwrap();
     assert_eq!((collected.others, at(&lab, &root.join("lib"), BRANCH)), (vec![format!("{BRANCH} in the submodule lib")], Some(on_top)));
 }
+
+#[test]
+fn at_the_checkouts_path_submodules_are_refused_with_what_to_do_and_empty_ones_are_not() {
+    let lab = Lab::new();
+    let root = nested(&lab);
+    let directory = lab.session_directory();
+    let bring = Bring { laid_over: true, ..Bring::default() };
+    let request = CloneRequest { dir: &directory, branch: BRANCH, base: None, gate_url: None, bring, session: SessionId::new() };
+    let error = create_clone(&lab.checkout(&root), &request).unwrap_err();
+    assert!(error.to_string().contains("it has submodules there (lib)"), "{error}");
+    assert!(error.hint().unwrap().starts_with("--workspace clone"));
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    lab.ok(&root, &["submodule", "--quiet", "deinit", "--force", "--all"]);
+    create_clone(&lab.checkout(&root), &request).unwrap();
+}
