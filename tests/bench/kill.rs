@@ -4,7 +4,7 @@
 //! `cargo bench --bench kill [-- ROUNDS]`. Kinds: `sleeping` ends on SIGTERM and is killed by a kill file as `touch` makes it; `deaf`
 //! ignores SIGTERM and is killed as `sentrely kill --now` does, with a cgroup of its own and without; `apart` is `deaf` with each process in
 //! a session of its own, as Claude Code starts its commands, which no killpg reaches: its floor is one kill(2) for each process.
-//! Then [`beats`]: how long after the signal the last member of a busy session did anything; and [`claude`]: the real one.
+//! Then [`beats`]: how long after the signal the last member of a busy session did anything; [`cancel`]: CI's; and [`claude`]: the real one.
 //!
 //! A process is gone when it has let go of its descriptors: all hold the writing end of one FIFO, and the bench waits for its end. Every one
 //! is reaped before the next round.
@@ -13,6 +13,8 @@
 
 #[path = "kill/beats.rs"]
 mod beats;
+#[path = "kill/cancel.rs"]
+mod cancel;
 #[path = "kill/claude.rs"]
 mod claude;
 mod support;
@@ -172,6 +174,7 @@ fn main() -> anyhow::Result<()> {
     }
     println!();
     beats::measure(&place, rounds)?;
+    cancel::measure(rounds.div_ceil(SELDOM))?;
     claude::measure(if is_bench() { rounds.div_ceil(SELDOM) } else { 0 })
 }
 
@@ -271,7 +274,10 @@ struct Fifo {
 
 impl Fifo {
     fn make(place: &Place) -> anyhow::Result<Self> {
-        let path = place.work().join("fifo");
+        Self::make_at(place.work().join("fifo"))
+    }
+
+    fn make_at(path: PathBuf) -> anyhow::Result<Self> {
         let _ = fs::remove_file(&path);
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
         let end = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path)?;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sentrely::simulated::{Answer, Outcome, Script, Upstream, When, WhenThread};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{SOON, endless, pids, running, supervised, the_view, time_of, upstream, world};
 use crate::support::claude::Claude;
@@ -87,19 +87,15 @@ fn a_background_task_of_claude_is_gone_after_a_kill() {
     kill_and_look(&env, run, &upstream, &below);
 }
 
-#[test]
-fn an_agent_that_works_in_the_background_inside_claude_is_gone_after_a_kill_and_asks_nothing_more() {
-    crate::needs!(Component::Proc);
+/// What `tool` sets to work inside the client goes on while a tool holds the main conversation, and is gone after a kill.
+fn works_beside_and_is_killed(tool: &str, input: Value) {
     let Some(claude) = Claude::v330() else { return };
     let env = world();
-    let agent = json!({
-        "description": "Work beside", "prompt": "the part beside", "subagent_type": "general-purpose", "run_in_background": true,
-    });
     let (hold, turns) = (env.root().join("hold"), env.root().join("turns"));
     // It asks again and again, and does so while the main conversation is held by a tool.
     let script = Script::default()
         .whenever(When::thread(WhenThread::Subagent), Answer::bash(format!("echo turn >> {}", turns.display())))
-        .then([Answer::tool("Agent", agent), Answer::bash(format!("mkfifo {0}; cat {0}", hold.display()))])
+        .then([Answer::tool(tool, input), Answer::bash(format!("mkfifo {0}; cat {0}", hold.display()))])
         .otherwise(Answer::text("never said"));
     let upstream = upstream(script);
     let run = supervised(&env, &claude, &["--wall", "off", "--config", "loops.same_call=1000"], &["-p", "work", AUTO])
@@ -115,6 +111,26 @@ fn an_agent_that_works_in_the_background_inside_claude_is_gone_after_a_kill_and_
     let (asked, written) = (upstream.requests().len(), std::fs::read(&turns).unwrap());
     let _ = env.sentrely(&["ls"]).run().success();
     assert_eq!((upstream.requests().len(), std::fs::read(&turns).unwrap()), (asked, written), "nothing of it goes on");
+    let settled = env.events(&env.the_session(), "request_settled");
+    assert_eq!(settled.len(), upstream.messages().len(), "all of it is on the session's account");
+}
+
+#[test]
+fn an_agent_that_works_in_the_background_inside_claude_is_gone_after_a_kill_and_asks_nothing_more() {
+    crate::needs!(Component::Proc);
+    let agent = json!({
+        "description": "Work beside", "prompt": "the part beside", "subagent_type": "general-purpose", "run_in_background": true,
+    });
+    works_beside_and_is_killed("Agent", agent);
+}
+
+#[test]
+fn a_workflow_of_several_agents_is_gone_after_a_kill_and_asks_nothing_more() {
+    crate::needs!(Component::Proc);
+    let script = "export const meta = { name: 'beside', description: 'Work beside', phases: [{ title: 'Work' }] }\n\
+                  const done = await parallel(['one', 'two'].map(part => () => agent(`the part ${part}`, { label: part, phase: 'Work' })))\n\
+                  return { done }";
+    works_beside_and_is_killed("Workflow", json!({ "script": script }));
 }
 
 #[test]
