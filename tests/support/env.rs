@@ -144,7 +144,7 @@ impl TestEnv {
     /// an inotify among them takes its time: after waitpid(2) or a look at the process's main thread the lock may still be held.
     pub(crate) fn wait_until_nobody_holds(&self, id: &str) {
         let lock = self.session_dir(id).join("lock");
-        wait_until(Duration::from_secs(60), "the lock of the session being free", || !SessionLock::is_held(&lock).unwrap());
+        wait_until(Duration::from_mins(1), "the lock of the session being free", || !SessionLock::is_held(&lock).unwrap());
     }
 
     /// The lines of a session's journal, whole ones only: it may be read while it is written.
