@@ -199,7 +199,7 @@ pub struct Git {
     pub pr: bool,
     /// The address of a GitHub API. Default: by the remote's host.
     pub api_url: Option<String>,
-    /// GitHub's token. Default: the login of `gh`.
+    /// The forge's token. Default: the login of `gh` or `glab`.
     pub token: Option<SecretRef>,
 }
 

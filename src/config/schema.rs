@@ -203,10 +203,10 @@ pub static KEYS: &[Key] = &[
     key!(git.push: Push, Stricter, "what the session pushes goes to the remote at once (direct), waits for `sentrely pr` (hold), or waits on a terminal and not in CI (auto)"),
     key!(git.force: bool, Never, "let a session rewrite its own branch on the remote"),
     key!(git.pr: bool, Never, "push the branch and open a pull request at the end of a run"),
-    key!(git.api_url: Option<String>, Never, "address of a GitHub Enterprise API, like https://github.example.com/api/v3", check = |config| {
+    key!(git.api_url: Option<String>, Never, "address of a GitHub Enterprise API, like https://github.example.com/api/v3, or of a GitLab's, which ends in /api/v4", check = |config| {
         config.git.api_url.as_mut().map_or(Ok(()), base_url)
     }),
-    key!(git.token: Option<SecretRef>, Never, "GitHub's token for pull requests, by reference, instead of the login of gh"),
+    key!(git.token: Option<SecretRef>, Never, "the forge's token, by reference, instead of the login of gh or glab"),
     key!(wall.mode: WallMode, Stricter, "as much wall as the machine offers, the full wall or no session, or none"),
     key!(wall.share: Vec<std::path::PathBuf>, Never, "directories, such as caches, that a session gets as they are and not as a copy"),
     key!(wall.allow_read: Vec<std::path::PathBuf>, Never, "credential files that a session may read, without token lines where the format is known"),

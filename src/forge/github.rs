@@ -76,8 +76,8 @@ pub enum ForgeError {
         /// When.
         seconds: u64,
     },
-    /// The answer is not what GitHub's API answers.
-    #[error("{doing}: {api} answered something else than a pull request")]
+    /// The answer is not what the forge's API answers.
+    #[error("{doing}: {api} answered something else than it should")]
     Odd {
         /// What was tried.
         doing: String,
@@ -183,16 +183,7 @@ impl GitHub {
     /// For the project at `place`, at `api` if one is configured, trusting the certificates in `extra_ca` too.
     pub fn new(place: &Place, api: Option<&str>, extra_ca: Option<&Path>, token: SecretString) -> Result<Self, ForgeError> {
         let api = api.map_or_else(|| place.github_api(), |api| api.trim_end_matches('/').to_owned());
-        let _ = rustls::crypto::ring::default_provider().install_default(); // installed already is as good
-        let mut builder = reqwest::Client::builder().timeout(ANSWER).user_agent(concat!("sentrely/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = extra_ca {
-            let wrong = |source| ForgeError::Certificates { path: path.display().to_string(), source };
-            let pem = std::fs::read(path).map_err(|error| wrong(error.into()))?;
-            for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error.into()))? {
-                builder = builder.add_root_certificate(certificate);
-            }
-        }
-        let client = builder.build().map_err(|source| ForgeError::Client { api: api.clone(), source })?;
+        let client = builder(extra_ca)?.build().map_err(|source| ForgeError::Client { api: api.clone(), source })?;
         let owner = place.project.split('/').next().unwrap_or_default().to_owned();
         Ok(Self { api, project: place.project.clone(), owner, token, client })
     }
@@ -329,6 +320,20 @@ impl GitHub {
     }
 }
 
+/// A client that has patience, a name, and the certificates in `extra_ca` besides the system's.
+pub(super) fn builder(extra_ca: Option<&Path>) -> Result<reqwest::ClientBuilder, ForgeError> {
+    let _ = rustls::crypto::ring::default_provider().install_default(); // installed already is as good
+    let mut builder = reqwest::Client::builder().timeout(ANSWER).user_agent(concat!("sentrely/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = extra_ca {
+        let wrong = |source| ForgeError::Certificates { path: path.display().to_string(), source };
+        let pem = std::fs::read(path).map_err(|error| wrong(error.into()))?;
+        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error.into()))? {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    Ok(builder)
+}
+
 /// How long to wait before the same request may be sent again; `None`: it would get the same answer.
 ///
 /// Rules: docs.github.com, "Rate limits for the REST API" (`retry-after` in seconds, else `x-ratelimit-reset` in epoch seconds).
@@ -348,7 +353,7 @@ fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// GitHub's words for an error: its message and the messages below it.
-fn said(body: &[u8]) -> String {
+pub(super) fn said(body: &[u8]) -> String {
     let Ok(value) = serde_json::from_slice::<Value>(body) else {
         return "something that is not JSON".to_owned();
     };

@@ -6,10 +6,12 @@
 //! - [`summary`]: what the pull request says about the session.
 
 mod github;
+mod gitlab;
 mod place;
 pub mod summary;
 
 pub use github::{ForgeError, GitHub, Guard, Opened, Wanted};
+pub use gitlab::{GitLab, GitLabGuard, ProtectedBranch};
 pub use place::{Kind, Place};
 
 /// The push options that make GitLab open a merge request (docs: "Push options for merge requests"); nothing happens where one is open.

@@ -27,7 +27,7 @@ pub struct Place {
 impl Place {
     /// Reads a remote's URL in any of git's spellings; `None` where it names no host, or a host that is no known forge.
     ///
-    /// `api` is the configured address of a GitHub API: with it every host is a GitHub.
+    /// `api` is the configured address of an API: with it every host is a GitHub, or, where it ends as GitLab's does (`/api/v4`), a GitLab.
     pub fn of(url: &str, api: Option<&str>) -> Option<Self> {
         let (host, path) = split(url)?;
         let project = path.trim_matches('/').trim_end_matches(".git").trim_matches('/').to_owned();
@@ -40,6 +40,7 @@ impl Place {
         // GitHub serves ssh on its HTTPS port under this name.
         let host = if name == "ssh.github.com" { "github.com".to_owned() } else { host.to_ascii_lowercase() };
         let kind = match name.as_str() {
+            _ if api.is_some_and(|api| api.trim_end_matches('/').ends_with("/api/v4")) => Kind::GitLab,
             _ if api.is_some() => Kind::GitHub,
             "github.com" | "ssh.github.com" => Kind::GitHub,
             _ if name.ends_with(".ghe.com") => Kind::GitHub,
@@ -143,6 +144,8 @@ mod tests {
     fn an_enterprise_server_is_known_by_its_configured_api() {
         let place = Place::of("git@git.corp.example:acme/shop.git", Some("https://git.corp.example/api/v3")).unwrap();
         assert_eq!((place.kind, place.github_api().as_str()), (Kind::GitHub, "https://git.corp.example/api/v3"));
+        let place = Place::of("git@git.corp.example:acme/shop.git", Some("https://git.corp.example/api/v4/")).unwrap();
+        assert_eq!(place.kind, Kind::GitLab);
     }
 
     #[test]

@@ -14,15 +14,19 @@ use crate::model::SessionId;
 pub type Env = BTreeMap<OsString, OsString>;
 
 /// Variables through which git, forges and keys are reached. The session's git needs none of them: its only remote is the gate.
-const GIT_CREDENTIALS: [&str; 14] = [
+const GIT_CREDENTIALS: [&str; 18] = [
     "GH_TOKEN",
     "GITHUB_TOKEN",
     "GH_ENTERPRISE_TOKEN",
     "GITHUB_ENTERPRISE_TOKEN",
     "GITLAB_TOKEN",
+    "GITLAB_ACCESS_TOKEN",
+    "GL_TOKEN",
     "GITLAB_PRIVATE_TOKEN",
     "CI_JOB_TOKEN",
     "GITEA_TOKEN",
+    "FORGEJO_TOKEN",
+    "HOMEBREW_GITHUB_API_TOKEN",
     "BITBUCKET_TOKEN",
     "BITBUCKET_APP_PASSWORD",
     "GIT_ASKPASS",

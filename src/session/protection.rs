@@ -5,18 +5,19 @@
 //! anybody; its answer is kept for the next sessions. Nothing waits for it, and nothing fails by it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::prepare::Prepared;
-use super::pull_request::token_of_gh;
+use super::pull_request::token_of_login;
 use crate::config::{Config, SecretRef};
-use crate::forge::{GitHub, Guard, Kind, Place};
+use crate::forge::{ForgeError, GitHub, GitLab, GitLabGuard, Guard, Kind, Place};
 use crate::git::{self, Checkout, Protected};
 use crate::store::replace;
 
@@ -41,7 +42,7 @@ pub(super) fn of(prepared: &Prepared) -> (Protected, Option<JoinHandle<()>>) {
     };
     protected.add(git::known_default_branch(checkout, &remote));
     let api = config.git.api_url.clone();
-    let Some(place) = Place::of(remote.push_target(), api.as_deref()).filter(|place| place.kind == Kind::GitHub) else {
+    let Some(place) = Place::of(remote.push_target(), api.as_deref()).filter(|place| place.kind != Kind::Other) else {
         return (protected, None);
     };
     let file = kept_in(prepared, &place, api.as_deref());
@@ -54,11 +55,8 @@ pub(super) fn of(prepared: &Prepared) -> (Protected, Option<JoinHandle<()>>) {
     }
     let (reference, extra_ca, list) = (config.git.token.clone(), config.upstream.extra_ca.clone(), protected.clone());
     let asking = async move {
-        let host = place.host.clone();
-        let token = spawn_blocking(move || reference.map_or_else(|| token_of_gh(&host), |reference| reference.resolve().ok()));
-        let Ok(Some(token)) = token.await else { return };
-        let Ok(github) = GitHub::new(&place, api.as_deref(), extra_ca.as_deref(), token) else { return };
-        match tokio::time::timeout(PATIENCE, github.protected_branches()).await {
+        let Some(token) = token(&place, reference).await else { return };
+        match tokio::time::timeout(PATIENCE, protected_at(&place, api.as_deref(), extra_ca.as_deref(), token)).await {
             Ok(Ok(branches)) => {
                 list.add(branches.iter().cloned());
                 let kept = serde_json::to_vec(&Kept { at: Timestamp::now(), branches }).unwrap_or_default();
@@ -70,6 +68,21 @@ pub(super) fn of(prepared: &Prepared) -> (Protected, Option<JoinHandle<()>>) {
         }
     };
     (protected, Some(tokio::spawn(asking)))
+}
+
+/// The forge's token, by the configured reference or from its own command line's login.
+async fn token(place: &Place, reference: Option<SecretRef>) -> Option<SecretString> {
+    let place = place.clone();
+    let found = spawn_blocking(move || reference.map_or_else(|| token_of_login(&place), |reference| reference.resolve().ok()));
+    found.await.ok().flatten()
+}
+
+async fn protected_at(place: &Place, api: Option<&str>, extra_ca: Option<&Path>, token: SecretString) -> Result<Vec<String>, ForgeError> {
+    if place.kind == Kind::GitLab {
+        let branches = GitLab::new(place, api, extra_ca, token)?.protected_branches().await?;
+        return Ok(branches.into_iter().map(|branch| branch.name).collect());
+    }
+    GitHub::new(place, api, extra_ca, token)?.protected_branches().await
 }
 
 /// What `doctor` says of the remote.
@@ -92,13 +105,7 @@ pub async fn survey(checkout: &Checkout, config: &Config) -> Survey {
         hint: Some(hint.to_owned()),
     };
     let place = match place {
-        Some(place) if place.kind == Kind::GitHub => place,
-        Some(place) if place.kind == Kind::GitLab => {
-            return unknown(
-                &format!("{} is asked by hand", place.host),
-                "look at Settings, Repository, Protected branches: nobody may push",
-            );
-        }
+        Some(place) if place.kind != Kind::Other => place,
         Some(place) => return unknown(&format!("{} is asked by hand", place.host), "look at the project's branch protection"),
         None if !checkout.local_remotes().is_empty() => {
             let what = format!("{} is a folder: whoever may write there may move {branch}", remote.name);
@@ -111,12 +118,24 @@ pub async fn survey(checkout: &Checkout, config: &Config) -> Survey {
         }
         None => return unknown("it is no forge that sentrely knows", "a pre-receive hook on the server can refuse pushes"),
     };
-    let (reference, host) = (config.git.token.clone(), place.host.clone());
-    let token = spawn_blocking(move || reference.map_or_else(|| token_of_gh(&host), |reference| reference.resolve().ok())).await;
-    let Ok(Some(token)) = token else {
-        return unknown("there is no token to ask with", "log in with `gh auth login`, or set git.token");
+    let is_gitlab = place.kind == Kind::GitLab;
+    let Some(token) = token(&place, config.git.token.clone()).await else {
+        let login = if is_gitlab { "glab" } else { "gh" };
+        return unknown("there is no token to ask with", &format!("log in with `{login} auth login`, or set git.token"));
     };
-    let github = GitHub::new(&place, config.git.api_url.as_deref(), config.upstream.extra_ca.as_deref(), token);
+    let (api, extra_ca) = (config.git.api_url.as_deref(), config.upstream.extra_ca.as_deref());
+    if is_gitlab {
+        let asked = async {
+            let covers = |pattern: &str| Protected::new(vec![pattern.to_owned()]).covers(&branch);
+            GitLab::new(&place, api, extra_ca, token)?.guard(&branch, covers).await
+        };
+        let asked = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| "no answer in time".to_owned());
+        return match asked.and_then(|gate| gate.map_err(|error| error.to_string())) {
+            Ok(gate) => judge_gitlab(&gate, &branch, &format!("{} at {}", place.project, place.host)),
+            Err(why) => unknown(&why, "look at Settings, Repository, Protected branches"),
+        };
+    }
+    let github = GitHub::new(&place, api, extra_ca, token);
     let asked = match github {
         Ok(github) => tokio::time::timeout(PATIENCE, github.guard(&branch)).await.map_err(|_| "no answer in time".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -145,6 +164,25 @@ fn judge(guard: &Guard, branch: &str, project: &str) -> Survey {
     }
     let missing = !guard.rules.is_empty() && !guard.rules.iter().any(|rule| rule == "non_fast_forward");
     survey(format!("{branch} of {project} is protected by {rules}"), missing.then_some("block force pushes too"))
+}
+
+fn judge_gitlab(gate: &GitLabGuard, branch: &str, project: &str) -> Survey {
+    let survey = |what: String, hint: Option<String>| Survey { what, hint };
+    if !gate.may_push() {
+        return survey(format!("{branch} of {project}: your token may not push"), None);
+    }
+    let place = "Settings, Repository, Protected branches";
+    if !gate.keeps_pushes_out() {
+        let what = match gate.needs {
+            None => format!("{branch} of {project} is not protected and takes direct pushes from your token"),
+            Some(_) => format!("{branch} of {project} takes direct pushes from your token"),
+        };
+        let force = if gate.force { ", and switch off force pushes" } else { "" };
+        return survey(what, Some(format!("{place}: protect {branch} and allow nobody to push{force}; merge requests stay")));
+    }
+    let force = gate.force.then(|| format!("{place}: switch off force pushes to {branch}"));
+    let single = if gate.exceptions { " (single people, groups or deploy keys may)" } else { "" };
+    survey(format!("{branch} of {project} is protected: you may not push to it{single}"), force)
 }
 
 fn kept_in(prepared: &Prepared, place: &Place, api: Option<&str>) -> PathBuf {

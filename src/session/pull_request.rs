@@ -238,6 +238,23 @@ pub(super) fn token_of_gh(host: &str) -> Option<SecretString> {
     told.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).map(SecretString::from)
 }
 
+/// The token of the login of the forge's own command line, or of its variable.
+pub(super) fn token_of_login(place: &Place) -> Option<SecretString> {
+    if place.kind == Kind::GitLab { token_of_glab(&place.host) } else { token_of_gh(&place.host) }
+}
+
+/// As [`token_of_gh`], of GitLab's.
+fn token_of_glab(host: &str) -> Option<SecretString> {
+    let variable = ["GITLAB_TOKEN", "GITLAB_ACCESS_TOKEN", "GL_TOKEN"].iter().find_map(|name| std::env::var(name).ok());
+    let told = variable.or_else(|| {
+        let mut glab = std::process::Command::new("glab");
+        let asked = glab.args(["config", "get", "token", "--host", host]).stdin(std::process::Stdio::null()).output();
+        let asked = asked.ok().filter(|output| output.status.success())?;
+        String::from_utf8(asked.stdout).ok()
+    });
+    told.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).map(SecretString::from)
+}
+
 /// The address of a merge request in what GitLab says to a push.
 fn merge_request_in(line: &str) -> Option<String> {
     line.split_whitespace()

@@ -27,6 +27,13 @@ pub(crate) fn at_github(forge: &Forge) -> TestEnv {
     env
 }
 
+/// The same at a GitLab of another name, whose API is `forge`.
+pub(crate) fn at_gitlab(forge: &Forge) -> TestEnv {
+    let env = world("https://git.corp.example/acme/shop.git");
+    configure(&env, &format!("{}/api/v4", forge.url()));
+    env
+}
+
 pub(crate) fn configure(env: &TestEnv, api: &str) {
     let dir = env.home().join(".config/sentrely");
     std::fs::create_dir_all(&dir).unwrap();

@@ -35,6 +35,8 @@ struct State {
     branches: Option<Instead>,
     /// Permissions, kinds of rules, and whether `main` is protected.
     guard: Option<(Value, Vec<String>, bool)>,
+    /// At GitLab: the project, and its protected branches.
+    gitlab: Option<(Value, Value)>,
     pulls: Vec<Value>,
     /// Answers to the next requests of a method.
     instead: VecDeque<(&'static str, Instead)>,
@@ -98,6 +100,15 @@ impl Forge {
         self.state.lock().unwrap().guard = Some((permissions, rules, protected));
     }
 
+    /// What a GitLab says: the level of the token's owner, and the protected branches as its documentation shows them.
+    pub(crate) fn gitlab(&self, level: u64, branches: Value) {
+        let project = json!({
+            "id": 7, "path_with_namespace": "acme/shop", "default_branch": "main",
+            "permissions": { "project_access": { "access_level": level, "notification_level": 3 }, "group_access": null },
+        });
+        self.state.lock().unwrap().gitlab = Some((project, branches));
+    }
+
     /// Who asks for branches gets this.
     pub(crate) fn refuse_branches(&self, status: u16, body: Value) {
         self.state.lock().unwrap().branches = Some((status, Vec::new(), body));
@@ -138,7 +149,7 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
             drop(state);
             return send(stream, answer);
         }
-        if let Some(answer) = about_main(&state, &asked) {
+        if let Some(answer) = at_gitlab(&state, &asked).or_else(|| about_main(&state, &asked)) {
             state.of_branches.push(asked);
             drop(state);
             return send(stream, answer);
@@ -153,6 +164,15 @@ fn answer(stream: TcpStream, state: &Mutex<State>) {
     send(stream, answer);
 }
 
+fn at_gitlab(state: &State, asked: &Asked) -> Option<Instead> {
+    let (project, branches) = state.gitlab.as_ref()?;
+    match asked.path.as_str() {
+        "/api/v4/projects/acme%2Fshop" => Some((200, Vec::new(), project.clone())),
+        "/api/v4/projects/acme%2Fshop/protected_branches?per_page=100" => Some((200, Vec::new(), branches.clone())),
+        _ => None,
+    }
+}
+
 fn about_main(state: &State, asked: &Asked) -> Option<Instead> {
     let (permissions, rules, protected) = state.guard.as_ref()?;
     let answer = match asked.path.as_str() {
@@ -164,7 +184,7 @@ fn about_main(state: &State, asked: &Asked) -> Option<Instead> {
     Some((200, Vec::new(), answer))
 }
 
-fn send(mut stream: TcpStream, (status, headers, body): Instead) {
+pub(crate) fn send(mut stream: TcpStream, (status, headers, body): Instead) {
     let body = body.to_string();
     let mut text =
         format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
@@ -198,7 +218,7 @@ fn reply(state: &mut State, asked: &Asked) -> Instead {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+pub(crate) fn read(stream: &TcpStream) -> Option<Asked> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;

@@ -46,6 +46,24 @@ fn what_the_forge_protects_is_asked_for_once_an_hour_and_never_waited_for() {
 }
 
 #[test]
+fn what_a_gitlab_protects_is_asked_for_with_its_own_header_and_patterns_are_patterns() {
+    let forge = Forge::start();
+    let env = super::super::pull_request::at_gitlab(&forge);
+    let nobody = json!([{ "id": 1, "access_level": 0, "access_level_description": "No one" }]);
+    forge.gitlab(
+        40,
+        json!([{ "id": 1, "name": "prod/*", "push_access_levels": nobody, "merge_access_levels": [], "allow_force_push": false }]),
+    );
+    let wait = format!("until ls {}/protected/*.json; do sleep 0.05; done >/dev/null 2>&1", env.state_dir().display());
+    let said = push(&env, &wait, "prod/eu");
+    assert!(said.contains(REFUSED), "{said}");
+    let asked = forge.asked_for_branches();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(asked[0].header("private-token"), Some(super::super::pull_request::TOKEN));
+    assert_eq!(asked[0].header("authorization"), None);
+}
+
+#[test]
 fn a_forge_that_refuses_or_is_not_there_changes_nothing() {
     let forge = Forge::start();
     forge.refuse_branches(403, json!({ "message": "Forbidden" }));
