@@ -2,6 +2,7 @@
 
 mod folders;
 mod known;
+mod rest;
 mod server;
 mod terminal;
 mod ways;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use super::rest::Rest;
 use crate::support::components::{Component, NPM, PYTHON, SSHD, find_program, target_dir};
 use crate::support::env::TestEnv;
 use crate::support::git::{Lab, Origin, PASSWORD};
@@ -116,6 +117,7 @@ struct World {
     _server: Option<Server>,
     _lab: Lab,
     origin: Origin,
+    rest: Rest,
 }
 
 impl World {
@@ -132,7 +134,8 @@ impl World {
             Transport::Daemon => (format!("git://127.0.0.1:{port}/shop.git"), served),
         };
         env.git_in(&bare, &["-c", "safe.directory=*", "config", "receive.denyDeleteCurrent", "ignore"]);
-        let world = Self { _server: serve(transport, &lab, &env, port), env, who, transport, url, bare, port, _lab: lab, origin };
+        let rest = Rest::start(bare.clone());
+        let world = Self { _server: serve(transport, &lab, &env, port), env, who, transport, url, bare, port, _lab: lab, origin, rest };
         world.furnish();
         world
     }
@@ -154,6 +157,7 @@ impl World {
         fs::create_dir(&own).unwrap();
         let copied = Command::new("cp").arg("-r").arg(clients.join("python")).arg(clients.join("node")).arg(&own).status().unwrap();
         assert!(copied.success());
+        self.rest.furnish(env);
         write(&own.join("push.py"), include_str!("push.py"));
         write(&own.join("push.js"), include_str!("push.js"));
         let built = Path::new(env!("CARGO_BIN_EXE_sentrely"));
@@ -225,6 +229,7 @@ impl World {
         let running = self.env.command(&words[0], &words[1..]).var("PATH", PATH).var("P", self.env.project()).var("URL", &self.url);
         let running =
             running.var("CLIENTS", &clients).var("PYTHONPATH", clients.join("python")).var("NODE_PATH", clients.join("node/node_modules"));
+        let running = running.var("API", &self.rest.url).var("GH_TOKEN", &self.rest.token);
         let running = running.var("BARE", &self.bare).var("PORT", self.port.to_string()).var("SSH_USER", login());
         let mut running = running.timeout(Duration::from_mins(9)).spawn();
         let mut judge = Judge { world: self, before: self.state(), remote: self.state()["remote"].clone(), found: BTreeMap::new(), walled };

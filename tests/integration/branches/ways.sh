@@ -234,3 +234,18 @@ python3 "$CLIENTS/push.py" pygit2 "$GATE"
 
 ## isomorphic-git at the gate | http
 node "$CLIENTS/push.js" "$GATE"
+
+## the REST API with the token of a variable | http
+python3 "$CLIENTS/api.py" move "$GH_TOKEN"
+
+## the REST API with the login of gh | http
+python3 "$CLIENTS/api.py" move "$(sed -n 's/.*oauth_token: //p' "$HOME/.config/gh/hosts.yml")"
+
+## a file by the REST API | http
+python3 "$CLIENTS/api.py" contents "${GH_TOKEN:-$(sed -n 's/.*oauth_token: //p' "$HOME/.config/gh/hosts.yml")}"
+
+## a merge by the REST API | http
+python3 "$CLIENTS/api.py" merge "${GH_TOKEN:-$(sed -n 's/.*oauth_token: //p' "$HOME/.config/gh/hosts.yml")}"
+
+## the REST API with the token of another process | http
+cat /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' | sed -n 's/^GH_TOKEN=//p' | sort -u | while read -r token; do python3 "$CLIENTS/api.py" move "$token"; done
