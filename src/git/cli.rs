@@ -82,16 +82,17 @@ fn locates_a_repository(name: &OsStr) -> bool {
 }
 
 /// The git commands now running for one owner, so that all can be cut at once.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Running(Arc<Mutex<Table>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Table {
     closed: bool,
     next: u64,
     alarms: HashMap<u64, mpsc::Sender<Alarm>>,
 }
 
+#[derive(Debug)]
 enum Alarm {
     Finished,
     Cut,

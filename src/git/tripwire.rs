@@ -1,4 +1,5 @@
-//! A tripwire over protected branches, the developer's and those of remotes on this machine: it prevents nothing, it notices.
+//! A tripwire over protected branches, the developer's and those of remotes on this machine: it prevents nothing, it notices. Over a network:
+//! [`super::far`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,6 +72,11 @@ impl ProtectedRefs {
         };
         let refs = checkout.refs()?.into_iter().filter(|(name, _)| is_watched(name, patterns));
         Ok(Self(refs.map(|(name, target)| (name, id(target))).collect()))
+    }
+
+    /// Those of a listing that are watched.
+    pub(super) fn among(refs: impl Iterator<Item = (String, String)>, patterns: &[String]) -> Self {
+        Self(refs.filter(|(name, _)| is_watched(name, patterns)).collect())
     }
 
     fn of_repository(path: &std::path::Path, patterns: &[String]) -> Option<Self> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -16,11 +16,14 @@ use super::report::{Report, Reporter, Summary};
 use super::resume::{more_budget, more_time, resume_line, shell_word};
 use super::saving;
 use super::workplace::Workplace;
-use crate::git::{self, Moved};
+use crate::git::{self, Far, FarLook, Moved};
 use crate::model::{BudgetView, Event, SCHEMA_VERSION, SessionJson, SessionView, StopReason, Workspace};
 use crate::process::{Ended, Exit};
 use crate::store::{append_to_index, read_journal, replace, verify_journal};
 
+/// A remote over a network has so long to tell where its branches stand at the end; and so long where a person waits.
+const FAR: Duration = Duration::from_secs(10);
+const FAR_BY_HAND: Duration = Duration::from_secs(3);
 /// So many moved branches are recorded.
 const MOST_MOVED: usize = 50;
 
@@ -54,11 +57,12 @@ impl Ending {
         note: Option<String>,
         stopped_at: Option<Instant>,
     ) -> u8 {
-        let chronicle = &workplace.chronicle;
         sweep_schedule(workplace, reporter).await;
         workplace.links.remove();
+        let far = self.look_again(workplace, reason);
+        let chronicle = &workplace.chronicle;
         let work = self.save(workplace, reporter).await;
-        self.look_at_protected(workplace, reporter).await;
+        self.look_at_protected(workplace, reporter, far).await;
         home::settle(&self.prepared, workplace, reporter);
         if let Some(at) = stopped_at.filter(|_| work.is_some() && reason > StopReason::ChildExited) {
             let ms = at.elapsed().as_secs_f64() * 1_000.0;
@@ -158,19 +162,45 @@ impl Ending {
     }
 
     /// Protected branches that moved meanwhile. People and colleagues move them too: it is told only where the session could have.
-    async fn look_at_protected(&self, workplace: &Workplace, reporter: &Reporter) {
+    async fn look_at_protected(&self, workplace: &Workplace, reporter: &Reporter, far: Option<(Far, FarLook)>) {
         let (Some(tripwire), Some(checkout)) = (workplace.tripwire.clone(), self.prepared.checkout.clone()) else { return };
         let moved = spawn_blocking(move || tripwire.moved(&checkout)).await.unwrap_or_default();
         let apart = matches!(self.prepared.workspace(), Workspace::Clone | Workspace::SamePath);
         let could = !apart || !self.prepared.wall.keeps_files();
         let mut told = Vec::new();
         for (place, Moved { name, before, after }) in moved.into_iter().take(MOST_MOVED) {
-            told.push(format!("{} of {place}", name.trim_start_matches("refs/heads/")));
+            told.extend(could.then(|| format!("{} of {place}", name.trim_start_matches("refs/heads/"))));
             let _ = workplace.chronicle.record(Event::ProtectedMoved { place, name, before, after });
         }
-        if could && !told.is_empty() {
+        if let Some((before, look)) = far
+            && let Ok(Some(now)) = spawn_blocking(move || look.wait()).await
+        {
+            let mut elsewhere = Vec::new();
+            let place = &before.remote;
+            for Moved { name, before, after } in before.moved(&now).into_iter().take(MOST_MOVED) {
+                elsewhere.push(format!("{} of {place}", name.trim_start_matches("refs/heads/")));
+                let _ = workplace.chronicle.record(Event::ProtectedMoved { place: place.clone(), name, before, after });
+            }
+            if could || before.open {
+                told.append(&mut elsewhere);
+            } else if !elsewhere.is_empty() {
+                let why = "most likely by somebody else, since the session was kept from credentials";
+                reporter(Report::Notice(format!("moved during the session, {why}: {}", elsewhere.join(", "))));
+            }
+        }
+        if !told.is_empty() {
             reporter(Report::Alarm(format!("moved during the session, by whom is not known: {}", told.join(", "))));
         }
+    }
+
+    /// A second look at a remote over a network, if the first one came to an end; made while the work is brought home.
+    fn look_again(&self, workplace: &mut Workplace, reason: StopReason) -> Option<(Far, FarLook)> {
+        let before = workplace.far.take()?.seen()?;
+        // Whoever ends a session by hand wants an end.
+        let by_hand = matches!(reason, StopReason::Killed | StopReason::Terminated | StopReason::MeterBypassed);
+        let patience = if by_hand { FAR_BY_HAND } else { FAR };
+        let look = FarLook::again(self.prepared.checkout.as_ref()?, &before, patience);
+        Some((before, look))
     }
 
     /// `--pr`. A failed delivery never changes the child's code: it is told and recorded.

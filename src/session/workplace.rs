@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -23,11 +24,14 @@ use super::report::{Report, Reporter};
 use super::saving::Saver;
 use super::{RunError, hinted, protection, same_path, sources};
 use crate::config::Push;
-use crate::git::{self, Bring, Checkout, CloneRequest, Gate, GateConfig, GateEvent, Protected, Tripwire, WorkspaceKind};
+use crate::git::{self, Bring, Checkout, CloneRequest, FarLook, Gate, GateConfig, GateEvent, Protected, Tripwire, WorkspaceKind};
 use crate::model::{Event, Record, Workspace};
 use crate::process::GuardianLink;
 use crate::store::{SessionDir, SessionLock, replace};
 use crate::wall::Layer;
+
+/// A remote over a network has so long to tell where its branches stand.
+const FAR: Duration = Duration::from_secs(20);
 
 /// The made place. Dropping it frees the lock.
 pub(super) struct Workplace {
@@ -49,6 +53,8 @@ pub(super) struct Workplace {
     pub(super) protected: Protected,
     /// Where such branches stood before the command.
     pub(super) tripwire: Option<Tripwire>,
+    /// The look at such branches of a remote over a network, which is made beside the start.
+    pub(super) far: Option<FarLook>,
     pub(super) notices: Vec<String>,
     /// What is to be said inside Claude Code.
     pub(super) inside: Notices,
@@ -135,6 +141,7 @@ async fn set_up_in(
     let (protected, asking) = protection::of(prepared);
     tasks.extend(asking);
     let tripwire = set_tripwire(prepared, &protected).await;
+    let far = prepared.checkout.as_ref().map(|checkout| FarLook::start(checkout, &protected.patterns(), FAR));
     let gate = match (listener, &prepared.checkout, &copy) {
         (Some(listener), Some(checkout), Some(copy)) => {
             Some(start_gate(prepared, dir, (listener, gate_secret), checkout, copy, chronicle.clone(), (protected.clone(), &kept))?)
@@ -152,6 +159,7 @@ async fn set_up_in(
         kept,
         protected,
         tripwire,
+        far,
         notices,
         inside: Notices::default(),
         layer: None,

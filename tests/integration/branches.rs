@@ -1,5 +1,6 @@
 //! Protected branches, attacked from inside a session: over remotes that are folders, and over every transport.
 
+mod far;
 mod folders;
 mod known;
 mod rest;
