@@ -32,52 +32,77 @@ for path in sys.argv[1:]:
     except OSError: pass
 ";
 
+/// Servers in a runtime directory, of the user's own or somebody else's, and in a `/run`: at whose sockets the session is heard, without a grant
+/// and with docker's. All of them, and those of the directory: docker's, the bus, and others.
+struct Heard {
+    in_runtime: [String; 5],
+    of_machine: [String; 3],
+    bare: Vec<String>,
+    granted: Vec<String>,
+}
+
+fn hear(who: Who, foreign: bool) -> Heard {
+    let world = World::new(who);
+    let runtime = world.env.root().join("runtime");
+    let in_runtime = ["docker.sock", "bus", "gnupg/S.gpg-agent", "systemd/private", "other/named-nowhere"]
+        .map(|name| runtime.join(name).display().to_string());
+    let of_machine = ["/run/docker.sock", "/run/dbus/system_bus_socket", "/run/systemd/private"].map(str::to_owned);
+    fs::create_dir(&runtime).unwrap();
+    let mode = if foreign { 0o755 } else { 0o700 };
+    fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    let sockets = [&in_runtime[..], &of_machine[..]].concat();
+    write(&world.env.root().join("serve.py"), SERVE);
+    world.give_away();
+    // A /run of the test's own, with servers in it that live as long as the session's command is waited for.
+    let script = "mount -t tmpfs -o mode=755 t /run && mkfifo \"$R/ready\" \"$R/hold\" && { python3 \"$R/serve.py\" $SOCKETS <\"$R/hold\" >\"$R/ready\" & } \
+                      && exec 9>\"$R/hold\" && read -r _ <\"$R/ready\" && chown -R \"$OWNER\" \"$R/runtime\" && exec \"$@\"";
+    let heard = |flags: &[&str]| -> Vec<String> {
+        for pipe in ["ready", "hold"] {
+            let _ = fs::remove_file(world.env.root().join(pipe));
+        }
+        for path in &in_runtime {
+            let _ = fs::remove_file(path);
+        }
+        let mut words: Vec<String> = ["unshare", "-m", "sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+        words.extend(world.as_who());
+        words.extend([world.sentrely.display().to_string(), "run".to_owned(), "--workspace".to_owned(), "none".to_owned()]);
+        words.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        words.extend(["--", "python3", "-c", HEAR].map(str::to_owned));
+        words.extend(sockets.iter().cloned());
+        let run = world.env.command(&words[0], &words[1..]).var("PATH", PATH).var("R", world.env.root()).var("SOCKETS", sockets.join(" "));
+        let run = run
+            .var("OWNER", if world.changes_user() == foreign { "0".to_owned() } else { UID.to_string() })
+            .var("XDG_RUNTIME_DIR", &runtime);
+        let run = run
+            .var("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", in_runtime[1]))
+            .var("DOCKER_HOST", format!("unix://{}", in_runtime[0]));
+        run.run().success().stdout.lines().map(str::to_owned).collect()
+    };
+    let bare = heard(&["--wall", "require"]);
+    let granted = heard(&["--wall", "require", "--config", "wall.docker=true"]);
+    assert_eq!(heard(&["--wall", "off"]), sockets, "{who:?}: the control");
+    Heard { in_runtime, of_machine, bare, granted }
+}
+
 #[test]
 fn sockets_of_docker_the_bus_and_the_users_runtime_are_gone_and_docker_alone_comes_back_when_granted() {
     crate::needs!(PYTHON, Component::Root);
     for who in whos() {
-        let world = World::new(who);
-        let runtime = world.env.root().join("runtime");
-        let in_runtime = ["docker.sock", "bus", "gnupg/S.gpg-agent", "systemd/private", "other/named-nowhere"]
-            .map(|name| runtime.join(name).display().to_string());
-        let of_machine = ["/run/docker.sock", "/run/dbus/system_bus_socket", "/run/systemd/private"].map(str::to_owned);
-        fs::create_dir(&runtime).unwrap();
-        fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let sockets = [&in_runtime[..], &of_machine[..]].concat();
-        write(&world.env.root().join("serve.py"), SERVE);
-        world.give_away();
-        // A /run of the test's own, with servers in it that live as long as the session's command is waited for.
-        let script = "mount -t tmpfs -o mode=755 t /run && mkfifo \"$R/ready\" \"$R/hold\" && { python3 \"$R/serve.py\" $SOCKETS <\"$R/hold\" >\"$R/ready\" & } \
-                      && exec 9>\"$R/hold\" && read -r _ <\"$R/ready\" && chown -R \"$OWNER\" \"$R/runtime\" && exec \"$@\"";
-        let heard = |flags: &[&str]| -> Vec<String> {
-            for pipe in ["ready", "hold"] {
-                let _ = fs::remove_file(world.env.root().join(pipe));
-            }
-            for path in &in_runtime {
-                let _ = fs::remove_file(path);
-            }
-            let mut words: Vec<String> = ["unshare", "-m", "sh", "-c", script, "sh"].map(str::to_owned).to_vec();
-            words.extend(world.as_who());
-            words.extend([world.sentrely.display().to_string(), "run".to_owned(), "--workspace".to_owned(), "none".to_owned()]);
-            words.extend(flags.iter().map(|flag| (*flag).to_owned()));
-            words.extend(["--", "python3", "-c", HEAR].map(str::to_owned));
-            words.extend(sockets.iter().cloned());
-            let run =
-                world.env.command(&words[0], &words[1..]).var("PATH", PATH).var("R", world.env.root()).var("SOCKETS", sockets.join(" "));
-            let run =
-                run.var("OWNER", if world.changes_user() { UID.to_string() } else { "0".to_owned() }).var("XDG_RUNTIME_DIR", &runtime);
-            let run = run
-                .var("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", in_runtime[1]))
-                .var("DOCKER_HOST", format!("unix://{}", in_runtime[0]));
-            run.run().success().stdout.lines().map(str::to_owned).collect()
-        };
-        assert_eq!(heard(&["--wall", "require"]), Vec::<String>::new(), "{who:?}");
-        assert_eq!(
-            heard(&["--wall", "require", "--config", "wall.docker=true"]),
-            [in_runtime[0].clone(), of_machine[0].clone()],
-            "{who:?}"
-        );
-        assert_eq!(heard(&["--wall", "off"]), sockets, "{who:?}: the control");
+        let Heard { in_runtime, of_machine, bare, granted } = hear(who, false);
+        assert_eq!(bare, Vec::<String>::new(), "{who:?}");
+        assert_eq!(granted, [in_runtime[0].clone(), of_machine[0].clone()], "{who:?}");
+    }
+}
+
+/// As after `su`, which leaves the variable as it was: nobody but root may put something in the place of another user's directory.
+#[test]
+fn in_somebody_elses_runtime_directory_what_variables_name_is_gone_and_a_grant_of_docker_works_all_the_same() {
+    crate::needs!(PYTHON, Component::Root);
+    for who in whos() {
+        let Heard { in_runtime, of_machine, bare, granted } = hear(who, true);
+        let others = if who == Who::Root { &[][..] } else { &in_runtime[2..] };
+        assert_eq!(bare, others, "{who:?}");
+        assert_eq!(granted, [&in_runtime[..1], others, &of_machine[..1]].concat(), "{who:?}");
     }
 }
 
