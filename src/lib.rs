@@ -31,7 +31,8 @@
 //!
 //! - I1 No byte of a request body or an answer is changed (`tests/integration/proxy.rs`).
 //! - I2 No request passes the proxy without a permit from admission (`tests/integration/proxy.rs`).
-//! - I3 What we lost sight of is charged at its ceiling, never at zero (`meter::tests`, `model::view`).
+//! - I3 What we lost sight of is charged at its ceiling, never at zero (`meter::tests`, `model::view`), in the ledger of shared limits too
+//!   (`meter::ledger`, `tests/integration/ledger.rs`).
 //! - I4 Spending stops before processes are signalled (`session::lifecycle`, property test; `sentrely demo --check`).
 //! - I5 The journal has one writer: the holder of the lock. It is hash-chained (`store::journal`, property test).
 //! - I6 Prompts and answers are never stored, only counts, names, digests and sizes ([`model::Event`] has no place for them).

@@ -123,7 +123,7 @@ mod tests {
         let mut view = SessionView::begin(&Record { v: 1, seq: 1, at: Timestamp::UNIX_EPOCH, prev: String::new(), event }).unwrap();
         view.billing.kind = BillingKind::Key;
         view.cost_usd = "4.1".parse().unwrap();
-        view.budgets = vec![BudgetView { kind: LimitKind::Usd, limit: "5".into(), used: "4.1".into(), percent: 82 }];
+        view.budgets = vec![BudgetView { kind: LimitKind::Usd, limit: "5".into(), used: "4.1".into(), percent: 82, shared: None }];
         view.context.percent = Some(34);
         view
     }
@@ -179,7 +179,8 @@ mod tests {
         view.budgets.clear();
         let line = |view: &SessionView| line(view, Timestamp::UNIX_EPOCH, 150, false);
         assert_eq!(line(&view), "sentrely 1.2M tokens, $4.10 (list price, not billed) · quota 5h 42 %, 7d 13 %");
-        view.budgets = vec![BudgetView { kind: LimitKind::Tokens, limit: "2000000".into(), used: "1200000".into(), percent: 60 }];
+        view.budgets =
+            vec![BudgetView { kind: LimitKind::Tokens, limit: "2000000".into(), used: "1200000".into(), percent: 60, shared: None }];
         let expected = "sentrely ██████░░░░ 60 % · 1.2M of 2M tokens · quota 5h 42 %, 7d 13 % · $4.10 (list price, not billed)";
         assert_eq!(line(&view), expected);
     }

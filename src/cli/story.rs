@@ -1,10 +1,10 @@
 //! The journal in words: one calm line an event. What the agent chose (branches, refs, models) is made safe to print.
 
 use super::words::{clean, command_line, millis, tokens};
-use crate::model::{Event, LimitKind, Thread, billing_changed, limits_set};
+use crate::model::{BudgetView, Event, LimitKind, Share, Thread, billing_changed, limits_set};
 
 /// Every kind of event, as `--kind` and the journal's `kind` name it.
-pub(super) const KINDS: [&str; 36] = [
+pub(super) const KINDS: [&str; 37] = [
     "session_created",
     "attempt_started",
     "child_started",
@@ -17,6 +17,7 @@ pub(super) const KINDS: [&str; 36] = [
     "ceiling_raised",
     "request_settled",
     "limits_set",
+    "shared_limits_seen",
     "billing_changed",
     "quota_seen",
     "quota_threshold",
@@ -58,6 +59,7 @@ pub(super) const fn kind(event: &Event) -> &'static str {
         Event::CeilingRaised { .. } => "ceiling_raised",
         Event::RequestSettled { .. } => "request_settled",
         Event::LimitsSet { .. } => "limits_set",
+        Event::SharedLimitsSeen { .. } => "shared_limits_seen",
         Event::BillingChanged { .. } => "billing_changed",
         Event::QuotaSeen { .. } => "quota_seen",
         Event::QuotaThreshold { .. } => "quota_threshold",
@@ -120,13 +122,19 @@ pub(super) fn tell(event: &Event) -> String {
             format!("request {request} cost {}{doubt}: {}{}, {prompt} in, {output} out", cost.show(), clean(model), of_thread(thread))
         }
         Event::LimitsSet { budgets, by, from } => clean(&limits_set(budgets, by, from.as_deref())),
+        Event::SharedLimitsSeen { budgets } => {
+            format!("shared limits: {}", budgets.iter().map(BudgetView::words).collect::<Vec<_>>().join(", "))
+        }
         Event::BillingChanged { billing, before } => clean(&billing_changed(billing, before)),
         Event::QuotaSeen { quota } => clean(&format!("quota of the subscription: {}", quota.words())),
         Event::QuotaThreshold { window, percent, used, .. } => {
             format!("{percent}% of the subscription's {} quota used ({used} %)", clean(window))
         }
         Event::RequestRefused { why } => format!("request refused: {}", clean(why)),
-        Event::Threshold { limit, percent } => format!("{percent}% of the {} budget used", unit(*limit)),
+        Event::Threshold { percent, shared: Some(Share { scope, period }), .. } => {
+            format!("{percent}% of the limit of the {} a {} used", super::words::word(scope), super::words::word(period))
+        }
+        Event::Threshold { limit, percent, shared: None } => format!("{percent}% of the {} budget used", unit(*limit)),
         Event::Compaction { .. } | Event::Compacted { .. } | Event::ContextThreshold { .. } | Event::ContextThrash { .. } => {
             super::context::tell(event).unwrap_or_default()
         }

@@ -92,6 +92,21 @@ pub struct Budget {
     pub alert_at: Vec<u32>,
     /// What a model without a known price costs. Default: estimate.
     pub unknown_models: UnknownModels,
+    /// What all sessions together may spend a day. Default: no limit.
+    pub day: SharedLimits,
+    /// What all sessions together may spend a month. Default: no limit.
+    pub month: SharedLimits,
+}
+
+/// `budget.day` and `budget.month`: what sessions share. Unset is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SharedLimits {
+    /// All sessions of the developer.
+    pub developer: Option<Usd>,
+    /// All sessions on the project.
+    pub project: Option<Usd>,
+    /// All sessions on the machine.
+    pub machine: Option<Usd>,
 }
 
 /// `[aws]`.
@@ -423,7 +438,14 @@ impl Default for Run {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { limits: Vec::new(), on_budget: OnBudget::default(), alert_at: vec![50, 80, 100], unknown_models: UnknownModels::default() }
+        Self {
+            limits: Vec::new(),
+            on_budget: OnBudget::default(),
+            alert_at: vec![50, 80, 100],
+            unknown_models: UnknownModels::default(),
+            day: SharedLimits::default(),
+            month: SharedLimits::default(),
+        }
     }
 }
 

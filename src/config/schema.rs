@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::setting::{Problem, Raw, Setting, Shape};
 use super::{
-    Config, Delivery, Network, OnBudget, OnContext, OnCredentialsLost, Payer, Percent, Price, Push, SecretRef, Slug, Strict, UnknownModels,
-    WallMode, Workspace,
+    Config, Delivery, Network, OnBudget, OnContext, OnCredentialsLost, Payer, Percent, Price, Push, SecretRef, SharedLimits, Slug, Strict,
+    UnknownModels, WallMode, Workspace,
 };
 use crate::model::{Limit, Usd};
 
@@ -142,6 +142,8 @@ pub static KEYS: &[Key] = &[
     key!(budget.on_budget: OnBudget, Stricter, "at the limit, stop the session or refuse its requests"),
     key!(budget.alert_at: Vec<u32>, Stricter, "percents of a limit at which people are told"),
     key!(budget.unknown_models: UnknownModels, Stricter, "a model without a known price is charged at the dearest that could apply, or refused"),
+    key!(budget.day: SharedLimits, Stricter, "what all sessions together may spend on one day (UTC), by developer, project and machine"),
+    key!(budget.month: SharedLimits, Stricter, "the same for a month"),
     key!(context.on_limit: OnContext, Stricter, "when the main conversation fills stop_at, warn (people and the model) or stop the session"),
     key!(context.stop_at: Percent, Stricter, "percent of the main conversation's window that is its limit"),
     key!(context.stop_on_compaction: Strict, Stricter, "stop the session when its main conversation is about to be compacted"),

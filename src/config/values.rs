@@ -8,8 +8,8 @@ use toml::de::DeValue;
 use super::schema::nearest;
 use super::setting::{Problem, Raw, Setting, Shape, read_list};
 use super::{
-    Delivery, Network, OnBudget, OnContext, OnCredentialsLost, Payer, Percent, Price, Push, SecretRef, Slug, Strict, UnknownModels,
-    WallMode, Workspace,
+    Delivery, Network, OnBudget, OnContext, OnCredentialsLost, Payer, Percent, Price, Push, SecretRef, SharedLimits, Slug, Strict,
+    UnknownModels, WallMode, Workspace,
 };
 use crate::model::{Limit, LimitError, Usd, UsdError};
 
@@ -78,6 +78,44 @@ impl Setting for Vec<Limit> {
                 Some(limit) => *limit = limit.tighter(*bound),
                 None => self.push(*bound),
             }
+        }
+    }
+}
+
+/// The shared limits by name.
+#[expect(clippy::type_complexity, reason = "a name and where it goes")]
+const SCOPES: [(&str, fn(&mut SharedLimits) -> &mut Option<Usd>); 3] =
+    [("developer", |limits| &mut limits.developer), ("project", |limits| &mut limits.project), ("machine", |limits| &mut limits.machine)];
+
+impl Setting for SharedLimits {
+    const KIND: &'static str = "table of amounts like { developer = \"20usd\", project = \"50usd\", machine = \"100usd\" }";
+    const SHAPE: Shape = Shape::Table;
+
+    fn read(raw: Raw<'_>) -> Result<Self, Problem> {
+        let mut limits = Self::default();
+        for (name, value) in raw.table(&format!("a {}", Self::KIND))? {
+            let Some((_, limit)) = SCOPES.iter().find(|(known, _)| *known == name.get_ref()) else {
+                let hint = nearest(name.get_ref(), SCOPES.iter().map(|(known, _)| *known)).map(|known| format!("did you mean `{known}`?"));
+                let message = format!("`{}` shares no limit: expected developer, project or machine", name.get_ref());
+                return Err(Problem { message, hint, span: name.span() });
+            };
+            *limit(&mut limits) = Some(Usd::read(raw.with(value))?);
+        }
+        Ok(limits)
+    }
+
+    fn show(&self) -> Json {
+        let mut limits = *self;
+        let set = SCOPES.iter().filter_map(|(name, limit)| limit(&mut limits).map(|limit| ((*name).to_owned(), Setting::show(&limit))));
+        let set: serde_json::Map<_, _> = set.collect();
+        if set.is_empty() { Json::Null } else { Json::Object(set) }
+    }
+
+    /// The lower of each; unset is the loosest.
+    fn tighten(&mut self, ceiling: &Self) {
+        let mut ceiling = *ceiling;
+        for (_, limit) in SCOPES {
+            limit(self).tighten(limit(&mut ceiling));
         }
     }
 }

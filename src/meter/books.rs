@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) open: HashMap<RequestId, Held>,
     /// Limits at which something was refused or cut since somebody asked.
     pub(super) met: BTreeSet<LimitKind>,
+    /// Why answers were cut last, if it was for a limit that sessions share.
+    pub(super) uncovered: Option<String>,
     pub(super) memory: Memory,
 }
 
@@ -96,6 +98,11 @@ impl State {
         let doubt = held.doubt.min(Usd::from_pico(self.booked.cost.pico() / DOUBT_SHARE));
         let doubt_tokens = held.doubt_tokens.min(self.booked.tokens / DOUBT_SHARE);
         Held::sure(held.cost + doubt, held.tokens.saturating_add(doubt_tokens))
+    }
+
+    /// What is booked and under way, with its doubts, and with so much more.
+    pub(super) fn reached_with(&self, more: Usd) -> Usd {
+        self.reckoned(self.held()).cost + more
     }
 
     /// Whether one more request fits, which needs this.

@@ -12,6 +12,7 @@ mod books;
 pub mod context;
 mod estimate;
 pub mod idle;
+pub mod ledger;
 pub mod loops;
 mod memory;
 mod outline;
@@ -23,7 +24,7 @@ mod running;
 mod weigh;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
@@ -34,7 +35,7 @@ use self::estimate::{dearest_prompt, forecast_prompt};
 use self::memory::Memory;
 pub use self::outline::{Outline, Part};
 use self::price::{PriceTable, Prices};
-pub use self::request::{Ask, Crossing, Refusal, Settlement, Verdict};
+pub use self::request::{Ask, Crossing, Reach, Refusal, Settlement, Uncovered, Verdict};
 pub use self::reservation::Reservation;
 use self::running::Running;
 pub use self::weigh::{Text, Weigher};
@@ -46,6 +47,9 @@ const MAX_OUTPUT: u64 = 10_000_000;
 /// Told of every settlement, in order, before the next request is admitted.
 pub type Observer = Arc<dyn Fn(&Settlement) + Send + Sync>;
 
+/// Asked before more than ever is under way, where limits are shared with other sessions: whether they cover it.
+pub type Cover = Arc<dyn Fn(Reach) -> Result<(), Uncovered> + Send + Sync>;
+
 /// A cheap handle on the session's meter.
 #[derive(Clone)]
 pub struct Meter(Arc<Shared>);
@@ -53,14 +57,20 @@ pub struct Meter(Arc<Shared>);
 struct Shared {
     prices: Prices,
     observer: Observer,
+    cover: OnceLock<Cover>,
     state: Mutex<State>,
 }
 
 impl Meter {
     /// A meter that begins with what was booked before.
     pub fn new(prices: impl Into<Prices>, rules: Rules, booked: Booked, observer: Observer) -> Self {
-        let state = State { rules, booked, open: HashMap::new(), met: BTreeSet::new(), memory: Memory::default() };
-        Self(Arc::new(Shared { prices: prices.into(), observer, state: Mutex::new(state) }))
+        let state = State { rules, booked, open: HashMap::new(), met: BTreeSet::new(), uncovered: None, memory: Memory::default() };
+        Self(Arc::new(Shared { prices: prices.into(), observer, cover: OnceLock::new(), state: Mutex::new(state) }))
+    }
+
+    /// From here on its requests must be covered by limits that other sessions share. The first counts.
+    pub fn share(&self, cover: Cover) {
+        let _ = self.0.cover.set(cover);
     }
 
     /// Holds what the request may cost, or says why it may not be sent.
@@ -85,6 +95,10 @@ impl Meter {
         let told = Held::sure(price.cost(&most), most.total()).max(ceiling);
         let held = if ask.streamed { Held::sure(price.cost(&prompt), prompt.total()) } else { ceiling };
         state.fits(held)?;
+        if let Some(cover) = self.0.cover.get() {
+            let total = state.reached_with(held.cost);
+            cover(Reach { total, margin: Usd::ZERO, begins: true, now }).map_err(Refusal::Uncovered)?;
+        }
         state.booked.last_request += 1;
         let request = RequestId(state.booked.last_request);
         state.open.insert(request, held);
@@ -101,6 +115,7 @@ impl Meter {
             told,
             running,
             last_seen: now,
+            last_held: held.cost,
             message_id: None,
             done: false,
         })
@@ -139,6 +154,11 @@ impl Meter {
                 *known = (*known).min(share);
             }
         }
+    }
+
+    /// Why answers are cut, where it is not for a limit of its own.
+    pub fn uncovered(&self) -> Option<String> {
+        self.lock().uncovered.clone()
     }
 
     /// Limits that refused a request or cut an answer, each once until it is raised: what is booked may stay below it for good.

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 use super::estimate::Shape;
+use super::ledger::Lack;
 use super::price::Place;
 use crate::model::{Limit, LimitKind, RequestId, Thread, Usage, Usd};
 
@@ -37,6 +40,8 @@ pub enum Refusal {
         /// What the request would have cost at least.
         forecast: String,
     },
+    /// A limit that other sessions share does not cover it.
+    Uncovered(Uncovered),
     /// The model has no price and policy refuses such.
     UnknownModel(String),
     /// The client repeats a streamed request whose answer was lost, and does not want it streamed: it could not be cut in time.
@@ -50,6 +55,7 @@ impl fmt::Display for Refusal {
             Self::Budget { limit, used, forecast } => {
                 write!(f, "the budget of {limit} does not cover this request: {used} spent, it needs about {forecast}")
             }
+            Self::Uncovered(why) => why.fmt(f),
             Self::UnknownModel(model) => write!(f, "no price is known for model {model}"),
             Self::UnstreamedRepeat => {
                 write!(
@@ -57,6 +63,37 @@ impl fmt::Display for Refusal {
                     "the answer broke off, and its repeat without streaming is not sent: it could not be cut at the budget. Ask again"
                 )
             }
+        }
+    }
+}
+
+/// How far a session comes with what is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// All that it has booked and that is under way.
+    pub total: Usd,
+    /// By how much it may grow before somebody looks again.
+    pub margin: Usd,
+    /// A request that was not sent yet is in it; else only answers that run.
+    pub begins: bool,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Why what is under way is not covered by the limits that sessions share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uncovered {
+    /// A limit is reached.
+    Lack(Lack),
+    /// What others spend cannot be told, so nothing may be spent.
+    Unknown(String),
+}
+
+impl fmt::Display for Uncovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lack(lack) => lack.fmt(f),
+            Self::Unknown(why) => write!(f, "{why}, so nothing more may be spent"),
         }
     }
 }
@@ -83,6 +120,8 @@ pub struct Settlement {
     pub usage: Usage,
     /// What that costs.
     pub cost: Usd,
+    /// What the requests that are still under way come to.
+    pub under_way: Usd,
     /// The price is a guess.
     pub estimated: bool,
     /// The answer was lost: booked is the most that it may have cost.

@@ -6,10 +6,13 @@ use super::Meter;
 use super::books::Held;
 use super::estimate::LastPrompt;
 use super::price::{Bill, ModelPrice, Reported};
-use super::request::{Ask, Settlement, Verdict};
+use super::request::{Ask, Reach, Settlement, Verdict};
 use super::running::Running;
 use super::weigh::Text;
 use crate::model::{RequestId, Thread, Usage, Usd};
+
+/// Tokens that an answer grows by between two looks at it, at most.
+const LOOK: u64 = 200;
 
 /// The hold of one request. Settle it with what the API reports; dropped, it is [given up](Reservation::abandon).
 #[must_use = "a reservation that is dropped is booked at what its answer may have cost"]
@@ -29,6 +32,8 @@ pub struct Reservation {
     pub(super) told: Held,
     pub(super) running: Running,
     pub(super) last_seen: Timestamp,
+    /// What was held when somebody looked last.
+    pub(super) last_held: Usd,
     pub(super) message_id: Option<String>,
     pub(super) done: bool,
 }
@@ -193,7 +198,21 @@ impl Reservation {
         let held = if self.followed { held } else { held.max(self.ceiling) };
         state.open.insert(self.request, held);
         let sum = state.held();
-        if state.reached(sum) { Verdict::Cut } else { Verdict::Continue }
+        if state.reached(sum) {
+            state.uncovered = None;
+            return Verdict::Cut;
+        }
+        let grown = held.cost.saturating_sub(std::mem::replace(&mut self.last_held, held.cost));
+        let Some(cover) = self.meter.0.cover.get() else { return Verdict::Continue };
+        // As fast as it grew it may grow on; not as its prompt did, whose truth came at once.
+        let margin = grown.min(self.price.output_cost(&usage, LOOK));
+        match cover(Reach { total: state.reached_with(Usd::ZERO), margin, begins: false, now }) {
+            Ok(()) => Verdict::Continue,
+            Err(why) => {
+                state.uncovered = Some(why.to_string());
+                Verdict::Cut
+            }
+        }
     }
 
     fn finish(&mut self, usage: Usage, cost: Usd, lost: bool, now: Timestamp) -> Settlement {
@@ -202,6 +221,7 @@ impl Reservation {
         let estimated = self.estimated || lost;
         // As the session's view counts them: an answer that used nothing is an upstream error.
         let crossed = state.book(self.request, cost, usage.total(), usage.total() > 0 || estimated);
+        let under_way = state.reached_with(Usd::ZERO).saturating_sub(state.booked.cost);
         let limit_passed = state.passed().filter(|_| cost > Usd::ZERO || usage.total() > 0);
         // A forecast says nothing about the next prompt.
         let prompt_known = !lost || self.running.knows_prompt();
@@ -217,6 +237,7 @@ impl Reservation {
             model: self.ask.model.clone(),
             usage,
             cost,
+            under_way,
             estimated,
             lost,
             message_id: self.message_id.clone(),

@@ -15,7 +15,7 @@ pub fn time_to_limit(view: &SessionView) -> Option<Duration> {
         return None;
     }
     let lasts = |left: u64| u64::try_from(u128::from(left) * 3_600 / per_hour).ok();
-    let limits = view.budgets.iter().filter(|budget| budget.kind == LimitKind::Usd);
+    let limits = view.budgets.iter().filter(|budget| budget.kind == LimitKind::Usd && budget.shared.is_none());
     let left = limits.filter_map(|budget| {
         let (limit, used): (Usd, Usd) = (budget.limit.parse().ok()?, budget.used.parse().ok()?);
         lasts(limit.pico().saturating_sub(used.pico()))

@@ -181,6 +181,7 @@ impl Details {
             | Event::BillingChanged { .. }
             | Event::QuotaSeen { .. }
             | Event::QuotaThreshold { .. }
+            | Event::SharedLimitsSeen { .. }
             | Event::RequestRefused { .. }
             | Event::PushKept { .. }
             | Event::Threshold { .. }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::view::{Billing, BudgetView, DeveloperSource, Workspace};
-use super::{LimitKind, Outcome, Quota, RequestId, SeenBy, SessionId, StopReason, Thread, Usage, Usd};
+use super::{LimitKind, Outcome, Quota, RequestId, SeenBy, SessionId, Share, StopReason, Thread, Usage, Usd};
 
 /// One line of `journal.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,11 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
     },
+    /// What all sessions together have used of the limits that they share has come to be another share of one.
+    SharedLimitsSeen {
+        /// Those limits.
+        budgets: Vec<BudgetView>,
+    },
     /// Somebody else pays from here on, or what pays has come to be known.
     BillingChanged {
         /// Who pays now.
@@ -204,6 +209,9 @@ pub enum Event {
         limit: LimitKind,
         /// 50, 80, 100 ...
         percent: u32,
+        /// Which of the limits that sessions share, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<Share>,
     },
     /// The client compacts a conversation, or has just done so; once for each compaction.
     Compaction {

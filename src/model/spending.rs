@@ -35,6 +35,9 @@ pub const NOT_BILLED: &str = "list price, not billed";
 impl BudgetView {
     /// What is used of the limit: `$0.40 of $5.00`, `1.2M of 2M tokens`.
     pub fn words(&self) -> String {
+        if let Some(limit) = self.as_shared() {
+            return format!("{} of {limit}", self.used.parse::<Usd>().map(Usd::show).unwrap_or_default());
+        }
         let Some(limit) = self.as_limit() else { return format!("{} of {}", self.used, self.limit) };
         let used = match limit {
             Limit::Usd(_) => self.used.parse::<Usd>().map(Usd::show).unwrap_or_default(),
@@ -54,15 +57,18 @@ impl SessionView {
     /// What is used of one of its limits, with the same marks: `~$0.40 of $5.00`, `1.2M of 2M tokens`.
     pub fn budget_words(&self, budget: &BudgetView) -> String {
         match budget.kind {
+            // Of other sessions it is not known how exact they are.
+            LimitKind::Usd if budget.shared.is_some() => format!("{}{}", budget.words(), self.unbilled()),
             LimitKind::Usd => format!("{}{}", self.marked(&budget.words()), self.unbilled()),
             _ => budget.words(),
         }
     }
 
-    /// What it cost and used, what counts for whoever pays first: dollars, or on a subscription tokens. `share` makes of each limit its
+    /// What it cost and used of its own limits, what counts for whoever pays first: dollars, or on a subscription tokens. `share` makes of each limit its
     /// share too: `$0.40 of $5.00 (8 %), 1.2M of 2M tokens (60 %)`.
     pub fn spent_words(&self, share: bool) -> String {
-        let of = |wanted: LimitKind| self.budgets.iter().filter(move |budget| budget.kind == wanted);
+        let own = || self.budgets.iter().filter(|budget| budget.shared.is_none());
+        let of = |wanted: LimitKind| own().filter(move |budget| budget.kind == wanted);
         let told = |budget: &BudgetView| {
             let share = if share { format!(" ({} %)", budget.percent) } else { String::new() };
             format!("{}{share}", self.budget_words(budget))
@@ -72,7 +78,7 @@ impl SessionView {
             dollars.push(self.cost_words());
         }
         let mut tokens: Vec<String> = of(LimitKind::Tokens).map(told).collect();
-        let others = self.budgets.iter().filter(|budget| !matches!(budget.kind, LimitKind::Usd | LimitKind::Tokens)).map(told);
+        let others = own().filter(|budget| !matches!(budget.kind, LimitKind::Usd | LimitKind::Tokens)).map(told);
         if self.billing.kind == BillingKind::Subscription {
             if tokens.is_empty() {
                 tokens.push(Limit::Tokens(self.total_tokens()).to_string());

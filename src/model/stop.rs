@@ -31,7 +31,7 @@ pub enum StopReason {
     BudgetReached,
     /// The child spoke to the model past the proxy.
     MeterBypassed,
-    /// The journal could not be written: what is spent can no longer be recorded.
+    /// The journal, or the ledger of shared limits, could not be written: what is spent can no longer be recorded.
     JournalLost,
     /// The supervisor died and the guardian ended the session.
     Crashed,
@@ -62,7 +62,7 @@ impl StopReason {
             Self::PolicyStop => "stopped by policy",
             Self::BudgetReached => "stopped at its budget",
             Self::MeterBypassed => "stopped: it spoke to the model past the meter",
-            Self::JournalLost => "stopped: its journal could not be written",
+            Self::JournalLost => "stopped: its records could not be written",
             Self::Crashed => "crashed: its supervisor died",
             Self::Killed => "killed",
         }

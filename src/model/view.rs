@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ContextView, Event, Limit, LimitKind, Quota, Record, SessionId, Spent, StopReason, Thread, Usage, Usd};
+use super::{ContextView, Event, Limit, LimitKind, Quota, Record, SessionId, Share, SharedLimit, Spent, StopReason, Thread, Usage, Usd};
 
 /// One session: the JSON object of `ls --json` and `show --json` (field list: README, "JSON").
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,6 +179,9 @@ pub struct BudgetView {
     pub used: String,
     /// Percent, rounded down.
     pub percent: u32,
+    /// Which of the limits that sessions share, if it is one: then what is used is what all of them have spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Share>,
 }
 
 /// Tokens by kind.
@@ -221,16 +224,24 @@ impl BudgetView {
             Limit::Tokens(count) => (count.to_string(), spent.tokens.to_string(), percent(spent.tokens, count)),
             Limit::Requests(count) => (count.to_string(), spent.requests.to_string(), percent(spent.requests, count)),
         };
-        Self { kind: limit.kind(), limit: limit_text, used, percent }
+        Self { kind: limit.kind(), limit: limit_text, used, percent, shared: None }
     }
 
-    /// The limit it stands for.
+    /// The session's own limit that it stands for; `None` for one that sessions share.
     pub fn as_limit(&self) -> Option<Limit> {
+        if self.shared.is_some() {
+            return None;
+        }
         match self.kind {
             LimitKind::Usd => self.limit.parse().ok().map(Limit::Usd),
             LimitKind::Tokens => self.limit.parse().ok().map(Limit::Tokens),
             LimitKind::Requests => self.limit.parse().ok().map(Limit::Requests),
         }
+    }
+
+    /// The shared limit that it stands for.
+    pub fn as_shared(&self) -> Option<SharedLimit> {
+        Some(SharedLimit { share: self.shared?, amount: self.limit.parse().ok()? })
     }
 }
 
@@ -311,10 +322,8 @@ impl SessionView {
                 (self.ended_at, self.stop_reason, self.stop_note, self.exit_code) = (None, None, None, None);
                 self.survivors.clear();
             }
-            Event::LimitsSet { budgets, .. } => {
-                self.budgets.clone_from(budgets);
-                self.refresh_budgets();
-            }
+            Event::LimitsSet { budgets, .. } => self.replace_budgets(budgets, false),
+            Event::SharedLimitsSeen { budgets } => self.replace_budgets(budgets, true),
             Event::ChildStarted { .. } => self.state = SessionState::Running,
             Event::Paused if self.state == SessionState::Running => self.state = SessionState::Paused,
             Event::Continued if self.state == SessionState::Paused => self.state = SessionState::Running,
@@ -450,6 +459,15 @@ impl SessionView {
             self.requests += 1;
             self.cost_estimated = true;
         }
+        self.refresh_budgets();
+    }
+
+    /// Puts other limits in the place of its own, or of those that it shares.
+    fn replace_budgets(&mut self, budgets: &[BudgetView], shared: bool) {
+        let of_kind = |budget: &&BudgetView| budget.shared.is_some() == shared;
+        self.budgets.retain(|budget| !of_kind(&budget));
+        self.budgets.extend(budgets.iter().filter(of_kind).cloned());
+        self.budgets.sort_by_key(|budget| budget.shared.is_some());
         self.refresh_budgets();
     }
 

@@ -18,7 +18,7 @@ use super::scan::{Scanned, scan};
 use super::shared::{Active, Shared};
 use super::{ProxyEvent, tee::Tee};
 use crate::meter::price::Place;
-use crate::meter::{Ask, Refusal, Reservation};
+use crate::meter::{Ask, Refusal, Reservation, Uncovered};
 use crate::model::{Event, RequestId, Thread};
 
 /// The header that shows that our settings were applied.
@@ -227,8 +227,12 @@ pub(super) fn admit(shared: &Shared, headers: &HeaderMap, body: &[u8], cloud: Op
     });
     let ask = Ask { thread: thread.clone(), model: model.into_owned(), shape, streamed, max_tokens, betas, place };
     let reservation = shared.meter.reserve(ask, now).map_err(|refusal| {
-        let error = refuse(shared, ApiError::refused(shared.refusal, refusal.to_string()));
-        if let Refusal::Budget { .. } = refusal {
+        let error = match &refusal {
+            Refusal::Uncovered(Uncovered::Unknown(_)) => ApiError::ledger_lost(refusal.to_string()),
+            _ => ApiError::refused(shared.refusal, refusal.to_string()),
+        };
+        let error = refuse(shared, error);
+        if let Refusal::Budget { .. } | Refusal::Uncovered(Uncovered::Lack(_)) = refusal {
             shared.note(ProxyEvent::BudgetReached { why: error.message().to_owned() });
         }
         error

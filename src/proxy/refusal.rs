@@ -69,6 +69,11 @@ impl ApiError {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "api_error", message, retry: Retry::Never }
     }
 
+    /// What other sessions spend of the limits that they share cannot be told. The client may ask again.
+    pub(super) fn ledger_lost(message: String) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, kind: "api_error", message, retry: Retry::Unsaid }
+    }
+
     /// The upstream did not answer.
     pub(super) fn unreachable(status: StatusCode, message: String, retry: bool) -> Self {
         let kind = if status == StatusCode::GATEWAY_TIMEOUT { "timeout_error" } else { "api_error" };

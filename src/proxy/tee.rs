@@ -261,9 +261,12 @@ impl Tee {
     /// A limit is reached: gives the answer up, tells the session, and says what the client is told.
     pub(super) fn cut_for_budget(&mut self, now: Timestamp) -> String {
         self.give_up(now);
-        let used_up = self.shared.meter.budgets().into_iter().max_by_key(|budget| budget.percent);
-        let limit = used_up.and_then(|budget| budget.as_limit()).map_or_else(String::new, |limit| format!(" of {limit}"));
-        let why = format!("the budget{limit} is used up: this answer was cut");
+        let own = || {
+            let used_up = self.shared.meter.budgets().into_iter().max_by_key(|budget| budget.percent);
+            let limit = used_up.and_then(|budget| budget.as_limit()).map_or_else(String::new, |limit| format!(" of {limit}"));
+            format!("the budget{limit} is used up")
+        };
+        let why = format!("{}: this answer was cut", self.shared.meter.uncovered().unwrap_or_else(own));
         self.shared.note(ProxyEvent::BudgetReached { why: why.clone() });
         self.shared.note_cut();
         why

@@ -19,7 +19,7 @@ use super::workplace::Workplace;
 use crate::git::{self, Far, FarLook, Moved};
 use crate::model::{BudgetView, Event, SCHEMA_VERSION, SessionJson, SessionView, StopReason, Workspace};
 use crate::process::{Ended, Exit};
-use crate::store::{append_to_index, read_journal, replace, verify_journal};
+use crate::store::{append_to_index, book_session, read_journal, replace, verify_journal};
 
 /// A remote over a network has so long to tell where its branches stand at the end; and so long where a person waits.
 const FAR: Duration = Duration::from_secs(10);
@@ -96,6 +96,12 @@ impl Ending {
         let view = chronicle.view();
         if let Err(error) = append_to_index(self.prepared.request.state.path(), &view) {
             reporter(Report::Alarm(format!("the index of sessions could not be written: {error}")));
+        }
+        if let Err(error) = book_session(&workplace.dir) {
+            reporter(Report::Alarm(format!(
+                "what it spent is not in the ledger of shared limits: failed to {:#}",
+                anyhow::Error::new(error)
+            )));
         }
         if let Err(error) = self.leave_result(&view) {
             reporter(Report::Alarm(error));
@@ -287,12 +293,19 @@ impl Ending {
             _ => {}
         }
         let flags = match view.stop_reason {
+            // For a limit that sessions share no flag makes room.
+            Some(StopReason::BudgetReached) if worst(view).is_some_and(|budget| budget.shared.is_some()) => Vec::new(),
             Some(StopReason::BudgetReached) => view.budgets.iter().filter_map(BudgetView::as_limit).map(more_budget).collect(),
             Some(StopReason::Deadline) => self.prepared.time_limit.map(more_time).into_iter().collect(),
             _ => Vec::new(),
         };
         Some(resume_line(view, &flags, self.prepared.claude.is_some()))
     }
+}
+
+/// The limit that is nearest to its end.
+fn worst(view: &SessionView) -> Option<&BudgetView> {
+    view.budgets.iter().max_by_key(|budget| budget.percent)
 }
 
 /// What the session scheduled for after its end does not come home, and does not stay.

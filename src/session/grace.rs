@@ -30,7 +30,8 @@ pub(super) fn rule(budgets: impl Fn() -> Vec<BudgetView> + Send + Sync + 'static
 
 fn judge(budgets: &[BudgetView], call: &ToolCall, thread: &Thread, told: &mut Told) -> Judgement {
     let Some(worst) = worst(budgets).filter(|budget| budget.percent >= TELL) else { return Judgement::Pass };
-    let used = format!("{} % of this session's budget is used ({})", worst.percent, worst.words());
+    let whose = if worst.shared.is_some() { "a budget that sessions share" } else { "this session's budget" };
+    let used = format!("{} % of {whose} is used ({})", worst.percent, worst.words());
     if worst.percent >= SAVE && !only_saves_work(call) {
         return Judgement::Deny(format!(
             "sentrely: {used}. What is left is for saving the work: only git and tools that write files are let through. Commit what you have, \

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::alerting::Alarms;
@@ -11,6 +12,7 @@ use super::lifecycle::{Input, StopCall};
 use super::notices::{Audience, Notice};
 use super::prepare::Prepared;
 use super::report::{Report, Reporter};
+use super::sharing::Sharing;
 use super::workplace::Workplace;
 use crate::config::{OnBudget, UnknownModels};
 use crate::meter::{Booked, Crossing, Meter, Rules, Settlement};
@@ -28,6 +30,7 @@ pub(super) fn meter(
     reporter: &Reporter,
     alarms: Alarms,
     context: ContextWatch,
+    sharing: Option<Sharing>,
 ) -> (Meter, Reached) {
     let (chronicle, earlier) = (&workplace.chronicle, &workplace.earlier);
     let view = chronicle.view();
@@ -35,7 +38,7 @@ pub(super) fn meter(
     for record in earlier {
         match &record.event {
             Event::RequestAdmitted { request, .. } => booked.last_request = booked.last_request.max(request.0),
-            Event::Threshold { limit, percent } => {
+            Event::Threshold { limit, percent, shared: None } => {
                 let told = booked.told.entry(*limit).or_insert(0);
                 *told = (*told).max(*percent);
             }
@@ -49,22 +52,34 @@ pub(super) fn meter(
         refuse_unknown_models: config.unknown_models == UnknownModels::Refuse,
     };
     let refuses = config.on_budget == OnBudget::Refuse;
-    let told = (chronicle.clone(), Arc::clone(reporter), workplace.inside.clone(), alarms.clone());
+    let told = (chronicle.clone(), Arc::clone(reporter), workplace.inside.clone(), alarms.clone(), sharing.clone());
+    let cover = sharing.as_ref().map(Sharing::cover);
     let (chronicle, inputs, reporter) = (chronicle.clone(), workplace.inputs.clone(), Arc::clone(reporter));
     let inside = workplace.inside.clone();
     let last_part = Mutex::new(LastPart::default());
     let observer = move |settlement: &Settlement| {
         // A lost journal has told the session already.
-        let event = settled(settlement);
-        let _ = chronicle.record(event.clone());
+        let (event, now) = (settled(settlement), Timestamp::now());
+        let _ = chronicle.record_at(event.clone(), now);
         context.see(&event);
+        let shared = sharing.as_ref().map(|sharing| sharing.settle(settlement.cost, settlement.under_way, now)).unwrap_or_default();
+        if let Some(budgets) = shared.seen {
+            let _ = chronicle.record(Event::SharedLimitsSeen { budgets });
+        }
         let view = chronicle.view();
         for crossing in &settlement.crossed {
-            let _ = chronicle.record(Event::Threshold { limit: crossing.limit, percent: crossing.percent });
+            let _ = chronicle.record(Event::Threshold { limit: crossing.limit, percent: crossing.percent, shared: None });
             let notice = alert(&view, *crossing);
             alarms.budget(crossing.percent, notice.text.trim_start_matches("sentrely: "));
             inside.post(notice);
             reporter(Report::Threshold { percent: crossing.percent, amount: amount(&view, crossing.limit) });
+        }
+        for (budget, percent) in &shared.crossed {
+            let _ = chronicle.record(Event::Threshold { limit: budget.kind, percent: *percent, shared: budget.shared });
+            let text = format!("{percent} % of the budget is used: {}", view.budget_words(budget));
+            alarms.budget(*percent, &text);
+            inside.post(Notice { audience: Audience::Person, text: format!("sentrely: {text}"), once_key: format!("{text} {now}") });
+            reporter(Report::Threshold { percent: *percent, amount: view.budget_words(budget) });
         }
         if let Some(what) = last_part.lock().unwrap_or_else(PoisonError::into_inner).begins(&view.budgets) {
             let text = format!("sentrely: {what}");
@@ -76,23 +91,36 @@ pub(super) fn meter(
             let note = format!("the budget of {limit} is used up: {} spent", used(&view, limit));
             let _ = inputs.send(Input::Stop(StopCall::own(StopReason::BudgetReached, "budget", Some(note))));
         }
+        if let Some(note) = shared.passed {
+            let _ = inputs.send(Input::Stop(StopCall::own(StopReason::BudgetReached, "budget", Some(note))));
+        }
         reporter(Report::Spent(Box::new(view)));
     };
     let meter = Meter::new(prepared.prices.clone(), rules, booked, Arc::new(observer));
     // A raised limit re-arms the shares below it.
     meter.set_limits(prepared.limits.clone());
-    let (chronicle, reporter, inside, alarms) = told;
+    if let Some(cover) = cover {
+        meter.share(cover);
+    }
+    let (chronicle, reporter, inside, alarms, sharing) = told;
     let asked = meter.clone();
     // A stop tells for itself.
     let reached: Reached = Arc::new(move |why| {
         for Crossing { limit, percent } in if refuses { asked.met() } else { Vec::new() } {
-            let _ = chronicle.record(Event::Threshold { limit, percent });
+            let _ = chronicle.record(Event::Threshold { limit, percent, shared: None });
             let view = chronicle.view();
             let text = format!("{why}; sentrely budget {} +… raises it", view.short_id);
             alarms.budget(percent, &text);
             reporter(Report::Alarm(text.clone()));
             let once_key = once_key(&view, limit, percent);
             inside.post(Notice { audience: Audience::Person, text: format!("sentrely: {text}"), once_key });
+        }
+        let now = Timestamp::now();
+        for budget in sharing.iter().filter(|_| refuses).flat_map(|sharing| sharing.met(now)) {
+            let _ = chronicle.record(Event::Threshold { limit: budget.kind, percent: 100, shared: budget.shared });
+            alarms.budget(100, why);
+            reporter(Report::Alarm(why.to_owned()));
+            inside.post(Notice { audience: Audience::Person, text: format!("sentrely: {why}"), once_key: format!("{why} {now}") });
         }
     });
     (meter, reached)

@@ -39,6 +39,7 @@ pub mod report;
 pub mod resume;
 mod same_path;
 mod saving;
+mod sharing;
 mod sources;
 mod supervisor;
 pub mod survey;

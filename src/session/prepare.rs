@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -20,12 +21,14 @@ use super::developer::{self, Developer, Known};
 use super::environment::text;
 use super::limits::{Claims, DEFAULT_BUDGET};
 use super::report::{Banner, Report, Reporter};
+use super::sharing::Shares;
 use super::wall::{self, Decision};
 use super::{RunError, RunRequest, alerting, hinted, killed, limits, payer};
 use crate::alerts::Receiving;
 use crate::aws;
 use crate::config::{self, Hidden};
 use crate::git::{self, Checkout, GitEnv, without_credentials};
+use crate::meter::ledger::Member;
 use crate::meter::price::{PriceTable, Prices, Rates};
 use crate::model::{
     Billing, BillingKind, BudgetView, EXIT_TIME_LIMIT, Limit, SessionId, SessionView, Usd, Workspace, show_duration, show_time_limit,
@@ -53,6 +56,8 @@ pub(super) struct Prepared {
     pub(super) upstream_origin: Option<String>,
     pub(super) limits: Vec<Limit>,
     pub(super) limits_are_default: bool,
+    /// The limits that it shares with other sessions.
+    pub(super) shares: Shares,
     /// Over all attempts.
     pub(super) time_limit: Option<Duration>,
     /// What earlier attempts took of it.
@@ -98,11 +103,14 @@ pub(super) async fn prepare(request: RunRequest, reporter: &Reporter) -> Result<
         None => who(&request, checkout.as_ref(), &aws_source, reporter).await?,
     };
     let project = earlier.as_ref().map_or_else(|| project(&request, checkout.as_ref()), |view| view.project.clone());
+    let id = request.resume.unwrap_or_else(SessionId::new);
+    let member = Member { session: id, developer: developer.name.clone(), project: project.clone(), host: host() };
+    let shares = Shares::look(&request, member, Timestamp::now())?;
     let prices = prices(&request.config);
     let alerts = if request.dry_run { Vec::new() } else { alerting::receivers(&request.config)? };
     let wall = wall::decide(&request, workspace_of(&request, earlier.as_ref()), checkout.as_ref())?;
     Ok(Prepared {
-        id: request.resume.unwrap_or_else(SessionId::new),
+        id,
         earlier,
         developer,
         project,
@@ -114,6 +122,7 @@ pub(super) async fn prepare(request: RunRequest, reporter: &Reporter) -> Result<
         upstream_origin,
         limits,
         limits_are_default,
+        shares,
         time_limit,
         time_used,
         prices,
@@ -214,16 +223,16 @@ impl Prepared {
                 BillingKind::Subscription => "no limit in dollars on a subscription; --budget 2Mtok limits tokens".to_owned(),
                 _ => "none".to_owned(),
             };
-            return none + &self.time_line();
+            return none + &self.shares.words() + &self.time_line();
         }
         let limits: Vec<String> = self.limits.iter().map(Limit::to_string).collect();
         let spent = match &self.earlier {
             Some(view) if view.cost_usd > Usd::ZERO => format!(", {} of it spent before", view.cost_usd.show()),
             _ => String::new(),
         };
-        let time = self.time_line();
+        let (shared, time) = (self.shares.words(), self.time_line());
         let default = if self.limits_are_default { " (the default; --budget changes it)" } else { "" };
-        format!("{}{spent}{default}{time}", limits.join(" and "))
+        format!("{}{spent}{default}{shared}{time}", limits.join(" and "))
     }
 }
 
@@ -235,6 +244,11 @@ fn workspace_of(request: &RunRequest, earlier: Option<&SessionView>) -> Workspac
         (None, config::Workspace::InPlace) => Workspace::InPlace,
         (None, config::Workspace::None) => Workspace::None,
     }
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 /// Found out before any money is spent.

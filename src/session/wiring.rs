@@ -28,9 +28,10 @@ use super::loops::Breaker;
 use super::metering::{meter, sink};
 use super::network::Cut;
 use super::notices::{Audience, Notice, Notices};
-use super::prepare::Prepared;
+use super::prepare::{Prepared, host};
 use super::report::{Report, Reporter};
 use super::saving;
+use super::sharing::Sharing;
 use super::sources::{self, BypassWatch};
 use super::supervisor::Supervisor;
 use super::wall::{self, Raised};
@@ -122,6 +123,7 @@ async fn start_parts(
         }
     }
 
+    let sharing = Sharing::join(&prepared.shares, &prepared.request, &workplace, Timestamp::now())?;
     record(&chronicle, attempt_started(&prepared, attempt))?;
     if let Some(id) = &start.claude_session {
         record(&chronicle, Event::ClaudeSession { id: id.clone() })?;
@@ -139,7 +141,7 @@ async fn start_parts(
     }
     let anatomist = Anatomist::new(workplace.dir.clone());
     let (alarms, posting) = Alarms::start(prepared.alerts.clone(), chronicle.clone());
-    let (meter, reached) = meter(&prepared, &workplace, &reporter, alarms.clone(), context.clone());
+    let (meter, reached) = meter(&prepared, &workplace, &reporter, alarms.clone(), context.clone(), sharing.clone());
     let helper_wanted = Arc::new(Notify::new());
     let proxy_env = ProxyEnv::from_vars(|name| prepared.variable(name));
     let upstream = Upstream::new(&prepared.upstream, extra_ca(&prepared), proxy_env)
@@ -164,8 +166,8 @@ async fn start_parts(
         let advice = BranchAdvice { branch: copy.branch.clone(), protected, root: copy.root.clone() };
         workplace.inside.set_rule("branches", Some(advice.rule()));
     }
-    let budgets = meter.clone();
-    workplace.inside.set_rule("budget", Some(grace::rule(move || budgets.budgets())));
+    let budgets = all_budgets(&meter, sharing.as_ref());
+    workplace.inside.set_rule("budget", Some(grace::rule(budgets)));
     let config = &prepared.request.config.loops;
     let rules = loops::Rules { same_call: config.same_call, within: config.within, failures: config.failures };
     let breaker = Breaker {
@@ -194,7 +196,7 @@ async fn start_parts(
         record(&chronicle, Event::Notice { what: format!("nothing can be said inside Claude Code: its hooks are switched off ({by})") })?;
     }
 
-    let mut tasks = vec![serve_control(&prepared, &workplace, &meter)?];
+    let mut tasks = vec![serve_control(&prepared, &workplace, &meter, sharing.as_ref())?];
     tasks.append(&mut workplace.tasks);
     if let Some(events) = lease.as_mut().and_then(Lease::events) {
         let stop = prepared.request.config.aws.on_credentials_lost == OnCredentialsLost::Stop;
@@ -361,18 +363,17 @@ async fn lease(prepared: &Prepared, reporter: &Reporter) -> Result<Option<Lease>
 }
 
 fn attempt_started(prepared: &Prepared, attempt: u32) -> Event {
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default();
     let spent = prepared.earlier.as_ref().map(SessionView::spent).unwrap_or_default();
     Event::AttemptStarted {
         attempt,
         pid: std::process::id(),
-        host,
+        host: host(),
         boot_id,
         command: prepared.request.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         billing: prepared.billing.clone(),
         upstream: prepared.upstream_origin_url(),
-        budgets: prepared.limits.iter().map(|limit| BudgetView::of(*limit, &spent)).collect(),
+        budgets: prepared.limits.iter().map(|limit| BudgetView::of(*limit, &spent)).chain(prepared.shares.views()).collect(),
         wall: prepared.wall.words.clone(),
         time_limit_s: prepared.time_limit.map(|limit| limit.as_secs()),
     }
@@ -407,9 +408,16 @@ fn minted(prepared: &Prepared, lease: Option<&Lease>) -> impl Fn(String, Timesta
     }
 }
 
-fn serve_control(prepared: &Prepared, workplace: &Workplace, meter: &Meter) -> Result<JoinHandle<()>, RunError> {
+/// The session's own limits, and those that it shares with others.
+fn all_budgets(meter: &Meter, sharing: Option<&Sharing>) -> impl Fn() -> Vec<BudgetView> + Send + Sync + 'static {
+    let (meter, sharing) = (meter.clone(), sharing.cloned());
+    move || meter.budgets().into_iter().chain(sharing.iter().flat_map(|sharing| sharing.views(Timestamp::now()))).collect()
+}
+
+fn serve_control(prepared: &Prepared, workplace: &Workplace, meter: &Meter, sharing: Option<&Sharing>) -> Result<JoinHandle<()>, RunError> {
     let path = workplace.dir.control_socket();
     let listener = control::bind(&path).map_err(|error| RunError::io(error, &format!("open the control socket {}", path.display())))?;
+    let all = all_budgets(meter, sharing);
     let (meter, chronicle) = (meter.clone(), workplace.chronicle.clone());
     let (policy, inside) = (prepared.request.policy.budget.limits.clone(), workplace.inside.clone());
     let handler: control::Handler = Arc::new(move |wish| {
@@ -427,7 +435,7 @@ fn serve_control(prepared: &Prepared, workplace: &Workplace, meter: &Meter) -> R
             // Whoever looks next is to see it.
             let _ = chronicle.publish();
         }
-        Ok(meter.budgets())
+        Ok(all())
     });
     let supervisor = nix::unistd::getpid().as_raw();
     Ok(tokio::spawn(control::serve(listener, supervisor, handler)))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::kill_file::{KillRequest, paths_for};
-use super::{Journal, JournalError, SessionDir, append_to_index};
+use super::{Journal, JournalError, LedgerError, SessionDir, append_to_index, book_ended};
 use crate::model::{EXIT_FAILED_PROMISE, Event, Outcome, Record, SessionView, StopReason};
 
 /// Who closes the record.
@@ -52,6 +52,9 @@ pub enum ClosingError {
     /// The journal could not be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What it has spent could not be booked in the ledger of shared limits. The next session that shares them does it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The snapshot or the index could not.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -99,12 +102,16 @@ impl Closing {
             survivors: self.outcome.survivors.iter().map(ToString::to_string).collect(),
             outcome: self.outcome,
         });
+        let mut records = records.to_vec();
         for event in events {
-            view.apply(&journal.append(event, now)?);
+            let record = journal.append(event, now)?;
+            view.apply(&record);
+            records.push(record);
         }
         journal.sync()?;
         dir.write_status(&view)?;
         append_to_index(dir.state(), &view)?;
+        book_ended(dir, &records)?;
         Ok(Some(view))
     }
 }

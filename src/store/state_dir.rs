@@ -7,8 +7,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::spending::refresh_shared;
 use super::{SessionDir, read_index};
 use crate::model::{SessionId, SessionView};
+use jiff::Timestamp;
 
 /// The opened, checked state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +168,7 @@ impl StateDir {
                 views.push(view);
             }
         }
+        refresh_shared(self, &mut views, Timestamp::now());
         views.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| a.id.cmp(&b.id)));
         Ok(views)
     }

@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use super::closing::{Closer, Closing, ClosingError};
 use super::leftover::end_cgroup;
 use super::orphans::{Marks, end_these, still_there};
-use super::{Journal, JournalError, SessionDir, SessionLock, StateDir, StateError, append_to_index, last_record, read_journal};
+use super::{
+    Journal, JournalError, LedgerError, SessionDir, SessionLock, StateDir, StateError, append_to_index, last_record, read_journal,
+};
 use crate::model::{Event, Outcome, Record, SessionId, SessionState, SessionView, StopReason, Survivor};
 
 pub use super::orphans::{MARKER, marked_processes};
@@ -55,6 +57,9 @@ pub enum SweepError {
     /// A journal cannot be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The ledger of shared limits cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A file of a session cannot be used.
     #[error("clear up after session {}", session.short())]
     Io {
@@ -71,6 +76,7 @@ impl SweepError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::State(error) => error.hint(),
+            Self::Ledger(error) => error.hint(),
             Self::Journal(_) | Self::Io { .. } => None,
         }
     }
@@ -115,6 +121,7 @@ pub fn sweep_one(dir: &SessionDir, now: Timestamp, boot_id: &str) -> Result<Opti
     let closing = Closing { by: Closer::Sweep, note, processes_ended, outcome };
     let closed = closing.write(dir, &mut journal, &records, now).map_err(|error| match error {
         ClosingError::Journal(error) => SweepError::Journal(error),
+        ClosingError::Ledger(error) => SweepError::Ledger(error),
         ClosingError::Io(source) => failed(source),
     })?;
     let reason = closed.and_then(|view| view.stop_reason).unwrap_or(StopReason::Crashed);

@@ -155,7 +155,7 @@ fn thresholds(journal: &[Record]) -> Vec<u32> {
     journal
         .iter()
         .filter_map(|record| match record.event {
-            Event::Threshold { limit: LimitKind::Usd, percent } => Some(percent),
+            Event::Threshold { limit: LimitKind::Usd, percent, .. } => Some(percent),
             _ => None,
         })
         .collect()
