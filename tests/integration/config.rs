@@ -434,8 +434,10 @@ fn any_file() -> impl Strategy<Value = String> {
         seconds("run.grace", 0..10),
         seconds("aws.duration", 900..5_000),
         seconds("git.collect_every", 1..1_000),
+        choice("budget.day", &["{ developer = '5usd' }", "{ developer = '9usd', machine = '3usd' }", "{ project = '1usd' }"]),
+        choice("budget.month", &["{ machine = '5usd' }", "{ developer = '50usd', machine = '30usd' }"]),
     )
-        .prop_map(|(a, b, c, d)| [a, b, c, d].concat());
+        .prop_map(|(a, b, c, d, e, f)| [a, b, c, d, e, f].concat());
     (limits, words, free, times).prop_map(|(a, b, c, d)| [a, b, c, d].concat())
 }
 
@@ -446,7 +448,13 @@ fn looser(config: &Config, bound: &Config) -> Vec<&'static str> {
     let tokens = |limit: &Limit| if let Limit::Tokens(count) = limit { Some(u128::from(*count)) } else { None };
     let requests = |limit: &Limit| if let Limit::Requests(count) = limit { Some(u128::from(*count)) } else { None };
     let timeout = |config: &Config| config.run.timeout.unwrap_or(Duration::MAX);
+    let shared = |of: fn(&Config) -> Option<Usd>| of(config).unwrap_or(Usd::MAX) > of(bound).unwrap_or(Usd::MAX);
     let checks = [
+        ("day of the developer", shared(|config| config.budget.day.developer)),
+        ("day of the project", shared(|config| config.budget.day.project)),
+        ("day of the machine", shared(|config| config.budget.day.machine)),
+        ("month of the developer", shared(|config| config.budget.month.developer)),
+        ("month of the machine", shared(|config| config.budget.month.machine)),
         ("dollars", limit(config, dollars) > limit(bound, dollars)),
         ("tokens", limit(config, tokens) > limit(bound, tokens)),
         ("requests", limit(config, requests) > limit(bound, requests)),
@@ -517,6 +525,8 @@ proptest! {
 fn copy(key: &str, to: &mut Config, from: &Config) {
     match key {
         "budget.limits" => to.budget.limits.clone_from(&from.budget.limits),
+        "budget.day" => to.budget.day = from.budget.day,
+        "budget.month" => to.budget.month = from.budget.month,
         "run.timeout" => to.run.timeout = from.run.timeout,
         "run.grace" => to.run.grace = from.run.grace,
         "aws.duration" => to.aws.duration = from.aws.duration,
@@ -558,4 +568,30 @@ fn the_prices_are_shown_with_all_their_tiers_and_the_users_own_in_place() {
     let opus = models.iter().find(|model| model["model"] == "claude-opus-5-5").unwrap();
     assert_eq!((&opus["own"], &opus["rates"]["output"], &opus["fast"]["output"]), (&true.into(), &"10".into(), &"20".into()));
     assert_eq!((models.len() > 25, json["usd_per"].as_u64(), json["dated"].is_string()), (true, Some(1_000_000), true));
+}
+
+#[test]
+fn limits_that_sessions_share_are_clamped_one_by_one_and_the_project_only_lowers_them() {
+    let machine = Machine::new()
+        .policy("[budget.day]\ndeveloper = '20usd'\nmachine = '100usd'")
+        .user("[budget]\nday = { developer = '50usd', project = '30usd' }")
+        .project("[budget.day]\ndeveloper = '10usd'\nproject = '40usd'\n[budget.month]\nproject = '300usd'")
+        .env("SENTRELY_BUDGET_MONTH", "{ machine = '900usd' }");
+    let usd = |text: &str| Some(text.parse::<Usd>().unwrap());
+    let loaded = machine.load();
+    let day = loaded.config.budget.day;
+    assert_eq!((day.developer, day.project, day.machine), (usd("10"), usd("30"), usd("100")));
+    let month = loaded.config.budget.month;
+    assert_eq!((month.developer, month.project, month.machine), (None, None, usd("900")));
+    // Without the project's file the policy has the last word.
+    let clamped =
+        Machine::new().policy("budget.day = { developer = '20usd' }").flag("--config", "budget.day", "{ developer = '90usd' }").load();
+    assert_eq!(clamped.config.budget.day.developer, usd("20"));
+    let json = Key::find("budget.day").unwrap().show(&clamped.config);
+    assert_eq!(json, serde_json::json!({ "developer": "20usd" }));
+    let (error, hint) = Machine::new().user("[budget.day]\nteam = '1usd'").error();
+    assert_eq!(error, "read config.toml:2:1: `team` shares no limit: expected developer, project or machine");
+    assert!(hint.starts_with("budget.day takes table of amounts like { developer = "), "{hint}");
+    let (error, _) = Machine::new().user("[budget.day]\nproject = '2Mtok'").error();
+    assert!(error.contains("read `2Mtok` as an amount: expected dollars like 5usd"), "{error}");
 }

@@ -20,6 +20,7 @@ mod git;
 mod jobs;
 mod killing;
 mod ladder;
+mod ledger;
 mod process;
 mod proxy;
 mod pull_request;
