@@ -81,7 +81,8 @@ fn line(view: &SessionView, now: Timestamp, columns: usize, color: bool) -> Stri
 }
 
 fn worst(view: &SessionView) -> Option<&BudgetView> {
-    view.budgets.iter().max_by_key(|budget| budget.percent)
+    // Of several the first, which is one of its own.
+    view.budgets.iter().rev().max_by_key(|budget| budget.percent)
 }
 
 fn spent(view: &SessionView) -> String {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use super::chronicle::Chronicle;
 use super::claude::schedule;
 use super::context::ContextWatch;
 use super::home;
@@ -15,6 +17,7 @@ use super::pull_request::{Ask, deliver};
 use super::report::{Report, Reporter, Summary};
 use super::resume::{more_budget, more_time, resume_line, shell_word};
 use super::saving;
+use super::sharing::Sharing;
 use super::workplace::Workplace;
 use crate::git::{self, Far, FarLook, Moved};
 use crate::model::{BudgetView, Event, SCHEMA_VERSION, SessionJson, SessionView, StopReason, Workspace};
@@ -31,6 +34,7 @@ const MOST_MOVED: usize = 50;
 pub(super) struct Ending {
     prepared: Prepared,
     context: ContextWatch,
+    sharing: Option<Sharing>,
 }
 
 /// `--result-file`: the session as `ls --json` has it.
@@ -41,8 +45,8 @@ struct ResultFile<'a> {
 }
 
 impl Ending {
-    pub(super) const fn new(prepared: Prepared, context: ContextWatch) -> Self {
-        Self { prepared, context }
+    pub(super) const fn new(prepared: Prepared, context: ContextWatch, sharing: Option<Sharing>) -> Self {
+        Self { prepared, context, sharing }
     }
 
     /// Closes the session; returns what `run` exits with.
@@ -74,6 +78,7 @@ impl Ending {
             let ms = at.elapsed().as_secs_f64() * 1_000.0;
             let _ = chronicle.record(Event::Stage { stage: "recorded".to_owned(), ms });
         }
+        self.see_shared_limits(chronicle);
         let exit_code = reason.exit_code().unwrap_or_else(|| exit.map_or(1, Exit::shell_code));
         let survivors: Vec<String> = ended.outcome.survivors.iter().map(ToString::to_string).collect();
         // The agent itself is no leftover when it ended by itself.
@@ -122,6 +127,14 @@ impl Ending {
             return StopReason::JournalLost.exit_code().unwrap_or(exit_code).max(exit_code);
         }
         exit_code
+    }
+
+    /// While it ran they were told by whole percents.
+    fn see_shared_limits(&self, chronicle: &Chronicle) {
+        let budgets = self.sharing.as_ref().map(|sharing| sharing.views(Timestamp::now())).unwrap_or_default();
+        if budgets.iter().any(|budget| !chronicle.view().budgets.contains(budget)) {
+            let _ = chronicle.record(Event::SharedLimitsSeen { budgets });
+        }
     }
 
     /// Brings the work into the developer's repository; returns where it is, in words.
@@ -305,7 +318,8 @@ impl Ending {
 
 /// The limit that is nearest to its end.
 fn worst(view: &SessionView) -> Option<&BudgetView> {
-    view.budgets.iter().max_by_key(|budget| budget.percent)
+    // Of several the first, which is one of its own.
+    view.budgets.iter().rev().max_by_key(|budget| budget.percent)
 }
 
 /// What the session scheduled for after its end does not come home, and does not stay.

@@ -287,7 +287,7 @@ async fn start_parts(
         anatomist,
         alarms,
         posting,
-        ending: Ending::new(prepared, context),
+        ending: Ending::new(prepared, context, sharing),
         workplace,
         exit: None,
         stopped_at: None,

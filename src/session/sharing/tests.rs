@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::meter::price::{Place, PriceTable};
 use crate::meter::{Ask, Booked, Content, Meter, Outline, Reservation, Rules, Settlement, Shape, Verdict, Weigher};
-use crate::model::{SessionId, Speed, Thread, Usage};
+use crate::model::{Event, RequestId, SessionId, Speed, Thread, Usage};
 
 fn usd(text: &str) -> Usd {
     text.parse().unwrap()
@@ -129,6 +129,28 @@ fn what_runs_into_the_next_month_counts_there_and_is_held_in_the_old_one_no_more
     let _ = one.settle(usd("0.1"), Usd::ZERO, at("2026-11-30T12:00:00Z"));
     assert_eq!(spent(&state, "2026-11-30", &ana, limits[0].share), usd("1.1"));
     assert_eq!(spent(&state, "2026-12-01", &ana, limits[0].share), usd("0.7"));
+}
+
+#[test]
+fn a_session_that_is_resumed_brings_what_its_journal_says_of_this_month_and_no_more() {
+    let (_temp, state) = state();
+    let limits = [limit(Scope::Developer, Period::Month, usd("5"))];
+    let ana = member("ana");
+    let settled = |at: &str, request: u64, cost: &str| {
+        let (request, cost) = (RequestId(request), usd(cost));
+        let (thread, model, usage) = (Thread::Main, "m".to_owned(), Usage::default());
+        let event =
+            Event::RequestSettled { request, thread, model, usage, cost, estimated: false, lost: false, message_id: None, window: None };
+        Record { v: 1, seq: request.0, at: self::at(at), prev: String::new(), event }
+    };
+    let earlier = [settled("2026-11-30T12:00:00Z", 1, "3"), settled("2026-12-01T09:00:00Z", 2, "1")];
+    let (inputs, _received) = unbounded_channel();
+    let shares = Shares { member: ana.clone(), limits: limits.to_vec(), used: Vec::new() };
+    let one = Sharing::open(state.clone(), &shares, vec![], inputs, &earlier, at("2026-12-02T12:00:00Z")).unwrap();
+    assert_eq!(one.views(at("2026-12-02T12:00:00Z")), [limits[0].view(usd("1"))]);
+    // Of what it has booked in all, four dollars are no longer under way.
+    asks(&one, "7.9", "2026-12-02T12:00:00Z").unwrap();
+    assert!(asks(&one, "8.1", "2026-12-02T12:00:00Z").is_err());
 }
 
 #[test]
