@@ -16,6 +16,16 @@
 /// Weights are in hundredths of a token.
 pub(super) const TOKEN: u64 = 100;
 
+/// A letter or a digit of what is no word but a code.
+const CODE: u64 = 77;
+/// Letters after which a word may be more than one token, and after which it is.
+const WORD: (u32, u32) = (5, 8);
+const LONG_WORD: u64 = 30;
+const LONGER_WORD: u64 = 53;
+/// A capital after another, and a digit after another.
+const CAPITAL: u64 = 58;
+const DIGIT: u64 = 50;
+
 /// Generated text: how much, and about how many tokens that is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Text {
@@ -96,8 +106,41 @@ pub struct Weigher {
 impl Weigher {
     /// Some more of the text.
     pub fn read(&mut self, text: &[u8]) -> Text {
-        let weight = text.iter().map(|byte| self.byte(*byte)).sum();
+        let (mut weight, mut rest) = (0, text);
+        while let Some((byte, after)) = rest.split_first() {
+            weight += self.byte(*byte);
+            let (more, length) = self.run(after);
+            weight += more;
+            rest = &after[length..];
+        }
         Text { bytes: text.len() as u64, weight, read: weight }
+    }
+
+    /// What goes on of a word or a number, at once: most of a text is that. Its weight, as [`Weigher::byte`] would give it, and its length.
+    fn run(&mut self, text: &[u8]) -> (u64, usize) {
+        let length_of = |is: fn(&u8) -> bool| text.iter().position(|byte| !is(byte)).unwrap_or(text.len());
+        let length = match self.class {
+            Class::Lower if self.foreign == 0 => length_of(u8::is_ascii_lowercase),
+            Class::Upper => length_of(u8::is_ascii_uppercase),
+            Class::Digit => length_of(u8::is_ascii_digit),
+            _ => 0,
+        };
+        let Some(last) = text[..length].last() else { return (0, 0) };
+        let count = u32::try_from(length).unwrap_or(u32::MAX);
+        let end = self.run.saturating_add(count);
+        let weight = match self.class {
+            _ if self.mixed >= 2 => CODE * u64::from(count),
+            Class::Lower => {
+                let within = |from: u32, to: u32| u64::from(end.min(to).saturating_sub(self.run.max(from)));
+                within(WORD.0, WORD.1) * LONG_WORD + within(WORD.1, u32::MAX) * LONGER_WORD
+            }
+            Class::Upper => CAPITAL * u64::from(count),
+            _ => DIGIT * u64::from(count),
+        };
+        self.run = end;
+        self.last = *last;
+        self.foreign = self.foreign.saturating_sub(u8::try_from(count).unwrap_or(u8::MAX));
+        (weight, length)
     }
 
     /// Some more of the text as it stands within a JSON string. No escape may be cut in two.
@@ -189,7 +232,7 @@ impl Weigher {
         let after_space = before == Class::Space;
         let after_capital = before == Class::Upper && self.run == 1;
         match class {
-            _ if self.mixed >= 2 => 77,
+            _ if self.mixed >= 2 => CODE,
             Class::Lower if self.foreign > 0 => {
                 if goes_on || after_capital || before == Class::Wide {
                     30
@@ -197,11 +240,14 @@ impl Weigher {
                     185
                 }
             }
-            Class::Lower if goes_on => match self.run {
-                0..=4 => 0,
-                5..=7 => 30,
-                _ => 53,
-            },
+            Class::Lower if goes_on && self.run < WORD.0 => 0,
+            Class::Lower if goes_on => {
+                if self.run < WORD.1 {
+                    LONG_WORD
+                } else {
+                    LONGER_WORD
+                }
+            }
             Class::Lower if after_capital => 0,
             Class::Lower => {
                 if after_space {
@@ -210,7 +256,7 @@ impl Weigher {
                     107
                 }
             }
-            Class::Upper if goes_on => 58,
+            Class::Upper if goes_on => CAPITAL,
             Class::Upper => {
                 if after_space {
                     90
@@ -218,7 +264,7 @@ impl Weigher {
                     82
                 }
             }
-            _ if goes_on => 50,
+            _ if goes_on => DIGIT,
             _ => {
                 if after_space {
                     82
@@ -308,6 +354,17 @@ mod tests {
             let mut read = weigher.read(&text.as_bytes()[..cut]);
             read += weigher.read(&text.as_bytes()[cut..]);
             prop_assert_eq!(read, Text::of(&text));
+        }
+
+        #[test]
+        fn words_read_at_once_weigh_what_their_bytes_do_one_by_one(text in r#"([a-zé]{0,14}|[A-Z]{0,9}|[0-9]{0,9}|[ ."中-]{0,3}){0,40}"#) {
+            let (mut at_once, mut one_by_one) = (Weigher::default(), Weigher::default());
+            let mut read = Text::default();
+            for byte in text.as_bytes() {
+                read += one_by_one.read(&[*byte]);
+            }
+            prop_assert_eq!(at_once.read(text.as_bytes()), read);
+            prop_assert_eq!(format!("{at_once:?}"), format!("{one_by_one:?}"));
         }
 
         #[test]
