@@ -8,6 +8,7 @@ mod clouds;
 mod context;
 mod cost;
 mod credentials;
+mod day;
 mod ending;
 mod escapes;
 mod familiar;

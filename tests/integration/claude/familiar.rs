@@ -24,7 +24,7 @@ fn links(env: &TestEnv) -> usize {
 }
 
 /// Changes the project's entry in `~/.claude.json`.
-fn note(env: &TestEnv, change: impl Fn(&mut Value)) {
+pub(super) fn note(env: &TestEnv, change: impl Fn(&mut Value)) {
     let file = env.home().join(".claude.json");
     let mut state: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     let project = env.project().canonicalize().unwrap();
@@ -159,7 +159,7 @@ fn claude_2_1_197_asks_in_the_session_what_it_would_ask_in_the_checkout() {
 }
 
 /// A small MCP server, which leaves a file when it is started.
-const SERVER: &str = r"
+pub(super) const SERVER: &str = r"
 import json, pathlib, sys
 pathlib.Path(sys.argv[1]).touch()
 for line in sys.stdin:
