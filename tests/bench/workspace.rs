@@ -1,5 +1,6 @@
 //! What a working copy costs: the session's own clone, clean and with uncommitted work brought along, against `git worktree add` of the
-//! same commit, in repositories of 1,000, 20,000 and 50,000 files.
+//! same commit, in repositories of 1,000, 20,000 and 50,000 files. And what it costs to look for work in it, every few minutes: with nothing
+//! changed, and with 40 files changed or new, against `git status` there.
 //!
 //! `cargo bench --bench workspace [-- ROUNDS]`. The variants take turns within each round; CPU is that of this process and of every git that
 //! it started, user and system time together.
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use sentrely::git::{Bring, Checkout, CloneRequest, GitEnv, create_clone};
+use sentrely::git::{Bring, Checkout, CloneRequest, GitEnv, collect, create_clone};
 use sentrely::model::SessionId;
 
 use support::{Place, Samples, Table, is_bench, ms, print_machine};
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<()> {
     print_machine("workspace");
     let sizes = if is_bench() { &SIZES[..] } else { &SIZES[..1] };
     let mut table = Table::new(&["files", "what", "CPU p50 ms", "to git worktree add", "wall p50 ms"]);
+    let mut looks = Table::new(&["files", "what", "CPU p50 ms", "to git status", "wall p50 ms"]);
     for &files in sizes {
         let place = Place::new()?;
         let repository = place.work().join("shop");
@@ -67,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         let vars = [("PATH".into(), std::env::var_os("PATH").unwrap_or_default()), ("HOME".into(), home.into_os_string())];
         let env = GitEnv::from_vars(vars);
         let (mut worktree, mut clean, mut dirty) = (Cost::default(), Cost::default(), Cost::default());
+        let (mut status, mut first, mut nothing, mut work) = (Cost::default(), Cost::default(), Cost::default(), Cost::default());
         for round in 0..rounds {
             let tree = place.work().join(format!("tree-{round}"));
             worktree.measure(|| git(&["worktree", "add", "--quiet", "--detach", &tree.to_string_lossy(), "main"]))?;
@@ -86,10 +89,38 @@ fn main() -> anyhow::Result<()> {
                 anyhow::Ok(())
             };
             clone(&mut clean, true)?;
-            for n in 0..CHANGED {
-                fs::write(repository.join(format!("folder-{}/file-{n}", n % (files / IN_A_FOLDER))), format!("changed {round}\n"))?;
-                fs::write(repository.join(format!("new-{n}")), "new\n")?;
-            }
+            let session = SessionId::new();
+            let dir = place.work().join(session.to_string());
+            fs::create_dir(&dir)?;
+            let checkout = Checkout::discover_with(&repository, env.clone())?;
+            let branch = format!("sentrely/bench/{session}");
+            let request = CloneRequest {
+                dir: &dir,
+                branch: &branch,
+                base: None,
+                gate_url: None,
+                bring: Bring { uncommitted: true, ..Bring::default() },
+                session,
+            };
+            let workspace = create_clone(&checkout, &request)?;
+            status.measure(|| {
+                let mut command = place.command("git");
+                ensure!(command.current_dir(&workspace.root).args(["status", "--porcelain"]).output()?.stdout.is_empty());
+                Ok(())
+            })?;
+            // Its repository is opened, and links to the clone's objects are made.
+            first.measure(|| collect(&checkout, &workspace, Some("WIP")).map(drop).map_err(Into::into))?;
+            nothing.measure(|| {
+                ensure!(collect(&checkout, &workspace, Some("WIP"))?.unchanged);
+                Ok(())
+            })?;
+            change(&workspace.root, files, round)?;
+            work.measure(|| {
+                ensure!(collect(&checkout, &workspace, Some("WIP"))?.wip);
+                Ok(())
+            })?;
+            fs::remove_dir_all(&dir)?;
+            change(&repository, files, round)?;
             clone(&mut dirty, true)?;
             git(&["worktree", "remove", "--force", &tree.to_string_lossy()])?;
             git(&["reset", "--quiet", "--hard"])?;
@@ -99,9 +130,28 @@ fn main() -> anyhow::Result<()> {
             let ratio = format!("{:.2}x", cost.cpu.p50() / worktree.cpu.p50());
             table.row(vec![files.to_string(), what.to_owned(), ms(cost.cpu.p50()), ratio, ms(cost.wall.p50())]);
         }
+        for (what, cost) in [
+            ("git status", &status),
+            ("the first look for work", &first),
+            ("a look for work: none", &nothing),
+            ("a look for work: 40 files", &work),
+        ] {
+            let ratio = format!("{:.2}x", cost.cpu.p50() / status.cpu.p50());
+            looks.row(vec![files.to_string(), what.to_owned(), ms(cost.cpu.p50()), ratio, ms(cost.wall.p50())]);
+        }
     }
     println!("{rounds} rounds\n");
     table.print();
+    looks.print();
+    Ok(())
+}
+
+/// Changes files, and makes as many new ones.
+fn change(root: &Path, files: usize, round: usize) -> anyhow::Result<()> {
+    for n in 0..CHANGED {
+        fs::write(root.join(format!("folder-{}/file-{n}", n % (files / IN_A_FOLDER))), format!("changed {round}\n"))?;
+        fs::write(root.join(format!("new-{n}")), "new\n")?;
+    }
     Ok(())
 }
 

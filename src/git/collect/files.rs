@@ -44,7 +44,7 @@ pub(super) enum Kind {
 }
 
 /// What an index keeps of a file, as far as it is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Stat {
     pub(super) size: u32,
     pub(super) inode: u32,
@@ -65,6 +65,18 @@ impl Stat {
             executable: meta.is_file() && meta.permissions().mode() & 0o100 != 0,
             link: meta.is_symlink(),
         }
+    }
+
+    /// Whether it was known before the index was written, as finely as it was kept: some write no nanoseconds. A file as young as the index
+    /// may have changed since.
+    fn is_older_than(&self, written: (i64, i64)) -> bool {
+        if self.modified.1 == 0 { self.modified.0 < written.0 } else { self.modified < written }
+    }
+
+    fn is_still(&self, now: &Self) -> bool {
+        let same = |known: (i64, i64), now: (i64, i64)| known.0 == now.0 && (known.1 == 0 || known.1 == now.1);
+        let times = same(self.modified, now.modified) && same(self.changed, now.changed);
+        times && (self.size, self.inode, self.executable, self.link) == (now.size, now.inode, now.executable, now.link)
     }
 }
 
@@ -254,7 +266,7 @@ impl<'a> Shadow<'a> {
     fn is_touched(&self, path: &[u8], tracked: &Tracked, written: Option<(i64, i64)>) -> bool {
         let (Some(known), Some(written)) = (&tracked.stat, written) else { return true };
         let now = self.root.join(os_path(path)).symlink_metadata().map(|meta| Stat::of(&meta));
-        tracked.kind == Kind::InConflict || known.modified >= written || now.map_or(true, |now| now != *known)
+        tracked.kind == Kind::InConflict || !known.is_older_than(written) || now.map_or(true, |now| !known.is_still(&now))
     }
 }
 
@@ -290,4 +302,25 @@ pub(super) fn os_path(bytes: &[u8]) -> PathBuf {
 
 pub(super) fn text(path: &[u8]) -> String {
     if path.is_empty() { ".".to_owned() } else { String::from_utf8_lossy(path).into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_looked_at_again_if_anything_of_it_differs_or_it_is_as_young_as_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "x").unwrap();
+        let stat = || Stat::of(&dir.path().join("a").symlink_metadata().unwrap());
+        let (fine, coarse) = (stat(), Stat { modified: (stat().modified.0, 0), changed: (stat().changed.0, 0), ..stat() });
+        for known in [&fine, &coarse] {
+            assert!(known.is_still(&stat()));
+            assert!(known.is_older_than((fine.modified.0 + 1, 0)) && !known.is_older_than((fine.modified.0, 0)));
+        }
+        assert!(fine.is_older_than((fine.modified.0, fine.modified.1 + 1)) && !coarse.is_older_than((fine.modified.0, 999_999_999)));
+        let later = Stat { modified: (fine.modified.0, fine.modified.1 + 1), ..stat() };
+        assert!(!fine.is_still(&later) && coarse.is_still(&later));
+        assert!(!coarse.is_still(&Stat { size: 2, ..stat() }) && !coarse.is_still(&Stat { executable: true, ..stat() }));
+    }
 }

@@ -239,6 +239,8 @@ impl Work {
             work.uncommitted = (None, work.tip.clone());
             return Ok(work);
         };
+        // What the refs lead to was there before them.
+        view::of_clone(&workspace.root, &workspace.state)?;
         for (name, why) in refs.unreadable {
             work.notices.push(format!("the clone's .git/{name} cannot be read: {why}"));
             work.missing = Some(name); // it may name commits that we do not see
