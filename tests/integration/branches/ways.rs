@@ -300,7 +300,8 @@ impl World {
             .env("HOME", self.env.home());
         command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "safe.directory").env("GIT_CONFIG_VALUE_0", "*");
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(format!("{input}\n").as_bytes()).unwrap();
+        // A script that reads nothing may be over already.
+        let _ = child.stdin.take().unwrap().write_all(format!("{input}\n").as_bytes());
         assert!(child.wait().unwrap().success());
     }
 }
