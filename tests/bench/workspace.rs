@@ -56,7 +56,11 @@ fn main() -> anyhow::Result<()> {
         let repository = place.work().join("shop");
         let git = |args: &[&str]| -> anyhow::Result<()> {
             let mut command = place.command("git");
-            command.current_dir(&repository).args(["-c", "user.name=Bench", "-c", "user.email=bench@example.com"]).args(args);
+            // No collection of git's own beside what is measured, or in the way of ours.
+            command
+                .current_dir(&repository)
+                .args(["-c", "user.name=Bench", "-c", "user.email=bench@example.com", "-c", "gc.auto=0"])
+                .args(args);
             ensure!(command.status()?.success(), "git {args:?} failed");
             Ok(())
         };
