@@ -215,7 +215,8 @@ impl<'a> Sweep<'a> {
         hopeless.then(|| living.into_iter().map(|process| self.survivor(process)).collect())
     }
 
-    /// How many processes have ended, given who was reaped and who survived.
+    /// How many processes have ended, given who was reaped and who survived. At least: a child that died before its parent did, of the same
+    /// signal, and was reaped by it (wait4(2) looks at children before it looks at signals) was seen by nobody unless a walk came first.
     pub(super) fn ended(&self, reaped: &HashSet<i32>, survivors: &[Survivor]) -> u32 {
         let by_number: HashMap<i32, u32> = self.seen.keys().fold(HashMap::new(), |mut count, (pid, _)| {
             *count.entry(*pid).or_default() += 1;

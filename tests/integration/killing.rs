@@ -37,7 +37,9 @@ fn a_kill_is_told_in_stages_and_its_proof_stays_in_the_record() {
     assert!(proof["by"].is_string() && proof["from"].is_string() && proof["latency_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(stages(&proof)[..4], ["gate_closed", "credentials_withheld", "signal_sent", "last_process_gone"]);
     assert!(stages(&proof).contains(&"recorded"));
-    assert!(proof["processes_ended"].as_u64().unwrap() >= 3 && proof["survivors"].as_array().unwrap().is_empty());
+    // The shell may still take in the end of the command that it waits for, while both die of the same kill.
+    assert!(proof["processes_ended"].as_u64().unwrap() >= 2, "{proof}");
+    assert!(proof["survivors"].as_array().unwrap().is_empty(), "{proof}");
     assert_eq!(
         (proof["cost_usd"].as_str(), &proof["aws_keys"], &proof["last_request_at"]),
         (Some("0"), &Value::Array(Vec::new()), &Value::Null)
