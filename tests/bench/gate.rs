@@ -6,40 +6,23 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+mod cost;
 #[expect(dead_code, reason = "shared with the other benches")]
 mod support;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
 use sentrely::git::{Bring, Checkout, CloneRequest, Gate, GateConfig, GitEnv, Protected, create_clone};
 use sentrely::model::SessionId;
 
-use support::{Place, Samples, Table, is_bench, ms, print_machine};
+use cost::Cost;
+use support::{Place, Table, is_bench, ms, print_machine};
 
 const ROUNDS: usize = 15;
 const LARGE: usize = 4 * 1024 * 1024;
-
-#[derive(Default)]
-struct Cost {
-    cpu: Samples,
-    wall: Samples,
-}
-
-impl Cost {
-    fn measure(&mut self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let (before, start) = (cpu()?, Instant::now());
-        work()?;
-        self.wall.add(start.elapsed());
-        self.cpu.add(cpu()?.saturating_sub(before));
-        Ok(())
-    }
-}
 
 fn main() -> anyhow::Result<()> {
     let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(if is_bench() { ROUNDS } else { 1 });
@@ -137,15 +120,4 @@ fn noise(size: usize, round: u64) -> Vec<u8> {
         state.to_le_bytes()
     });
     words.flatten().take(size).collect()
-}
-
-/// User and system time of this process and of all children that were waited for.
-fn cpu() -> anyhow::Result<Duration> {
-    let time = |time: TimeVal| Duration::new(time.tv_sec().unsigned_abs(), u32::try_from(time.tv_usec()).unwrap_or(0) * 1_000);
-    let mut sum = Duration::ZERO;
-    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who)?;
-        sum += time(usage.user_time()) + time(usage.system_time());
-    }
-    Ok(sum)
 }

@@ -7,43 +7,25 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its table")]
 
+mod cost;
 #[expect(dead_code, reason = "shared with the other benches")]
 mod support;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
 use sentrely::git::{Bring, Checkout, CloneRequest, GitEnv, collect, create_clone};
 use sentrely::model::SessionId;
 
-use support::{Place, Samples, Table, is_bench, ms, print_machine};
+use cost::Cost;
+use support::{Place, Table, is_bench, ms, print_machine};
 
 const ROUNDS: usize = 7;
 const SIZES: [usize; 3] = [1_000, 20_000, 50_000];
 const IN_A_FOLDER: usize = 100;
 /// Files changed, and as many new ones, where uncommitted work comes along.
 const CHANGED: usize = 20;
-
-/// One variant's times.
-#[derive(Default)]
-struct Cost {
-    cpu: Samples,
-    wall: Samples,
-}
-
-impl Cost {
-    fn measure(&mut self, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let (before, start) = (cpu()?, Instant::now());
-        work()?;
-        self.wall.add(start.elapsed());
-        self.cpu.add(cpu()?.saturating_sub(before));
-        Ok(())
-    }
-}
 
 fn main() -> anyhow::Result<()> {
     let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(if is_bench() { ROUNDS } else { 1 });
@@ -167,15 +149,4 @@ fn fill(repository: &Path, files: usize) -> anyhow::Result<()> {
         fs::write(folder.join(format!("file-{}", n % IN_A_FOLDER)), format!("line {n} of a file\n").repeat(30 + n % 200))?;
     }
     Ok(())
-}
-
-/// User and system time of this process and of all children that were waited for.
-fn cpu() -> anyhow::Result<Duration> {
-    let time = |time: TimeVal| Duration::new(time.tv_sec().unsigned_abs(), u32::try_from(time.tv_usec()).unwrap_or(0) * 1_000);
-    let mut sum = Duration::ZERO;
-    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
-        let usage = getrusage(who)?;
-        sum += time(usage.user_time()) + time(usage.system_time());
-    }
-    Ok(sum)
 }
