@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::cli::Git;
-use super::collect::{Collected, collect, remove_clone};
+use super::collect::Collected;
 use super::remote::without_credentials;
 use super::within::Within;
 use super::workspace::build_at;
@@ -160,38 +160,32 @@ fn own_repository(checkout: &Checkout, top: &Path) -> Option<Checkout> {
 /// A file with a few lines for each submodule.
 const LARGEST_MODULES: u64 = 1024 * 1024;
 
-/// Collects the work in each, into the developer's repository of it; what is to be said goes into `collected`.
+/// The developer's own repository of a submodule.
+pub(super) fn developers(checkout: &Checkout, path: &str) -> Option<Checkout> {
+    own_repository(checkout, &checkout.root.join(path))
+}
+
+/// Collects the work in each, into the developer's repository of it, by `collect` (`None`: it is not there any more); what is to be said goes
+/// into `collected`.
 pub(super) fn collect_all(
     checkout: &Checkout,
     workspace: &Workspace,
-    wip: Option<&str>,
+    collect: impl Fn(&Checkout, &Submodule) -> Result<Option<Collected>, GitError>,
     collected: &mut Collected,
 ) -> Result<(), GitError> {
-    for Submodule { path, workspace } in &workspace.submodules {
-        let Some(own) = own_repository(checkout, &checkout.root.join(path)) else {
+    for submodule in &workspace.submodules {
+        let path = &submodule.path;
+        let Some(own) = developers(checkout, path) else {
             collected.left_out.push(path.clone());
             continue;
         };
-        if is_nothing(&workspace.root) {
-            continue; // taken out by the session
-        }
-        let inner = collect(&own, workspace, wip)?;
+        let Some(inner) = collect(&own, submodule)? else { continue };
         collected.left_out.extend(inner.left_out.into_iter().map(|name| format!("{path}/{name}")));
         if !inner.unchanged {
             collected.others.push(format!("{} in the submodule {path}", inner.branch));
             collected.others.extend(inner.others.into_iter().map(|name| format!("{name} in the submodule {path}")));
         }
         collected.notices.extend(inner.notices.into_iter().map(|notice| format!("{path}: {notice}")));
-    }
-    Ok(())
-}
-
-/// Removes each, as [`remove_clone`] does.
-pub(super) fn remove_all(checkout: &Checkout, workspace: &Workspace, message: &str) -> Result<(), GitError> {
-    for Submodule { path, workspace } in workspace.submodules.iter().filter(|submodule| !is_nothing(&submodule.workspace.root)) {
-        let kept = || GitError::NotCollected { clone: workspace.root.clone(), tip: path.clone() };
-        let own = own_repository(checkout, &checkout.root.join(path)).ok_or_else(kept)?;
-        remove_clone(&own, workspace, message)?;
     }
     Ok(())
 }

@@ -6,16 +6,16 @@
 //! there.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{DirEntry, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::GitError;
 
@@ -36,6 +36,56 @@ impl Within {
             Ok(folder) => Ok(Self { folder: folder.into(), path: path.to_owned() }),
             Err(error) => Err(told(path, error)),
         }
+    }
+
+    /// A folder in it; `None` where there is none. A link is an error.
+    pub(super) fn folder(&self, relative: &Path) -> Result<Option<Self>, GitError> {
+        let path = self.path.join(relative);
+        Ok(self.parent(&relative.join("x"), false)?.map(|(folder, _)| Self { folder, path }))
+    }
+
+    /// Where it was when it was opened: for words.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path to this very folder, whatever lies where it was by now.
+    pub(super) fn held(&self) -> PathBuf {
+        held(&self.folder, &self.path)
+    }
+
+    /// What is in it.
+    pub(super) fn entries(&self) -> io::Result<Vec<DirEntry>> {
+        std::fs::read_dir(self.held())?.collect()
+    }
+
+    /// What a name in it stands for, a link for itself.
+    pub(super) fn look(&self, relative: &Path) -> Option<Metadata> {
+        self.at(relative, Path::symlink_metadata)
+    }
+
+    /// Where a link leads.
+    pub(super) fn target(&self, relative: &Path) -> Option<PathBuf> {
+        self.at(relative, Path::read_link)
+    }
+
+    fn at<T>(&self, relative: &Path, look: impl FnOnce(&Path) -> io::Result<T>) -> Option<T> {
+        let (folder, name) = self.parent(relative, false).ok()??;
+        look(&held(&folder, self.path.join(relative).parent()?).join(name)).ok()
+    }
+
+    /// A regular file in it, to be read; `None` where there is none.
+    pub(super) fn open_file(&self, relative: &Path) -> Option<File> {
+        let (folder, name) = self.parent(relative, false).ok()??;
+        // NONBLOCK: a named pipe in the file's place must not hold us.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&folder, name, flags, Mode::empty()).ok()?);
+        file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
+    }
+
+    /// Gives what lies at `name` here a second name in `to`, a link itself and not what it leads to. An error where there is one already.
+    pub(super) fn link_into(&self, name: &OsStr, to: &Self) -> io::Result<()> {
+        Ok(linkat(&self.folder, name, &to.folder, name, AtFlags::empty())?)
     }
 
     /// The content of a regular file; `None` where there is none. A link, a pipe or a larger file is an error.
@@ -116,6 +166,11 @@ impl Within {
     }
 }
 
+/// As [`Within::held`]. Only Linux has such paths.
+fn held(folder: &OwnedFd, path: &Path) -> PathBuf {
+    if cfg!(target_os = "linux") { PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())) } else { path.to_owned() }
+}
+
 fn create(folder: &OwnedFd, name: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(File::from(openat(folder, name, flags, Mode::from_bits_truncate(mode))?))
@@ -177,6 +232,28 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 2);
         assert!(Within::open(&folder.join("away")).is_err(), "itself a link");
+        assert!(within.folder(Path::new("away")).is_err() && within.folder(Path::new("none")).unwrap().is_none());
+        assert_eq!((within.look(Path::new("away/linked")).is_some(), within.target(Path::new("away"))), (false, Some(target)));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_folder_that_is_held_is_the_same_whatever_is_put_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, other) = (dir.path().join("folder"), dir.path().join("other"));
+        for (place, name) in [(folder.join("in"), "mine"), (other.join("in"), "theirs")] {
+            std::fs::create_dir_all(&place).unwrap();
+            std::fs::write(place.join(name), name).unwrap();
+        }
+        let within = Within::open(&folder).unwrap();
+        let inner = within.folder(Path::new("in")).unwrap().unwrap();
+        std::fs::rename(&folder, dir.path().join("away")).unwrap();
+        std::os::unix::fs::symlink(&other, &folder).unwrap();
+        for held in [within.folder(Path::new("in")).unwrap().unwrap(), inner] {
+            let names: Vec<_> = held.entries().unwrap().iter().map(DirEntry::file_name).collect();
+            assert_eq!((names, held.read("mine", 9).unwrap().as_deref()), (vec!["mine".into()], Some(&b"mine"[..])));
+        }
+        assert!(within.look(Path::new("in/mine")).is_some() && within.look(Path::new("in/theirs")).is_none());
     }
 
     #[test]

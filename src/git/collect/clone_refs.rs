@@ -1,8 +1,7 @@
 //! The clone's refs, read as plain text: no symbolic link is followed, nothing but regular files is opened, all sizes are bounded.
 
 use std::collections::BTreeMap;
-use std::fs::FileType;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::GitError;
 use super::super::within::Within;
@@ -33,14 +32,9 @@ pub(super) enum CloneHead {
 }
 
 impl CloneRefs {
-    /// `None` where there is no git directory (any more).
-    pub(super) fn read(root: &Path) -> Option<Self> {
-        if !has_repository(root) {
-            return None;
-        }
-        let git_dir = root.join(".git");
+    pub(super) fn read(git_dir: &Within) -> Self {
         let mut refs = Self { head: CloneHead::Unreadable, branches: BTreeMap::new(), unreadable: Vec::new() };
-        let packed = refs.file(&git_dir, "packed-refs", LARGEST_PACKED);
+        let packed = refs.file(git_dir, "packed-refs", LARGEST_PACKED);
         for line in String::from_utf8_lossy(&packed).lines() {
             if let Some((id, name)) = line.split_once(' ')
                 && let (Some(id), Some(name)) = (object_id(id), name.strip_prefix("refs/heads/"))
@@ -49,23 +43,23 @@ impl CloneRefs {
                 refs.branches.insert(name.to_owned(), id);
             }
         }
-        refs.loose(&git_dir, "", 0);
-        for (number, id) in refs.stashes(&git_dir).into_iter().enumerate() {
+        refs.loose(git_dir, "", 0);
+        for (number, id) in refs.stashes(git_dir).into_iter().enumerate() {
             refs.branches.insert(format!("stash-{}", number + 1), id);
         }
-        let head = refs.file(&git_dir, "HEAD", LARGEST_REF);
+        let head = refs.file(git_dir, "HEAD", LARGEST_REF);
         let head = String::from_utf8_lossy(&head);
         refs.head = match (head.trim().strip_prefix("ref: refs/heads/"), object_id(head.trim())) {
             (Some(name), _) if is_branch_name(name) => CloneHead::Branch(name.to_owned()),
             (_, Some(id)) => CloneHead::Detached(id),
             _ => CloneHead::Unreadable,
         };
-        Some(refs)
+        refs
     }
 
     /// The content of a file of the git directory; nothing where it is not there or not to be read.
-    fn file(&mut self, git_dir: &Path, name: &str, limit: u64) -> Vec<u8> {
-        match read_plain(&git_dir.join(name), limit) {
+    fn file(&mut self, git_dir: &Within, name: &str, limit: u64) -> Vec<u8> {
+        match git_dir.read(name, limit) {
             Ok(content) => content.unwrap_or_default(),
             Err(error) => {
                 self.name(name, what(&error));
@@ -80,17 +74,19 @@ impl CloneRefs {
         }
     }
 
-    fn loose(&mut self, git_dir: &Path, prefix: &str, depth: usize) {
+    fn loose(&mut self, git_dir: &Within, prefix: &str, depth: usize) {
         let folder = format!("refs/heads/{prefix}");
-        let directory = git_dir.join(folder.trim_end_matches('/'));
-        if depth > DEEPEST || !is_directory(&git_dir.join("refs")) || !is_directory(&directory) {
-            return;
-        }
-        let entries = match std::fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) => return self.name(&folder, error.to_string()),
+        let opened = if depth > DEEPEST { Ok(None) } else { git_dir.folder(Path::new(&folder)) };
+        let entries = match opened {
+            Ok(None) => return,
+            Ok(Some(opened)) => opened.entries().map_err(GitError::io("list", opened.path())),
+            Err(error) => Err(error),
         };
-        for entry in entries.flatten() {
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return self.name(&folder, what(&error)),
+        };
+        for entry in entries {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let Ok(kind) = entry.file_type() else { continue };
             let name = format!("{prefix}{name}");
@@ -106,10 +102,7 @@ impl CloneRefs {
     }
 
     /// Stashed work is work: git keeps all but the last in the log of `refs/stash`.
-    fn stashes(&mut self, git_dir: &Path) -> Vec<String> {
-        if !is_directory(&git_dir.join("logs")) || !is_directory(&git_dir.join("logs/refs")) {
-            return Vec::new();
-        }
+    fn stashes(&mut self, git_dir: &Within) -> Vec<String> {
         let log = self.file(git_dir, "logs/refs/stash", LARGEST_STASH_LOG);
         String::from_utf8_lossy(&log).lines().filter_map(|line| object_id(line.split(' ').nth(1)?)).collect()
     }
@@ -122,45 +115,6 @@ fn what(error: &GitError) -> String {
         GitError::Io { source, .. } => source.to_string(),
         other => other.to_string(),
     }
-}
-
-/// Whether a working copy and its git directory are there, each itself and not by way of a link.
-pub(in super::super) fn has_repository(root: &Path) -> bool {
-    is_directory(root) && is_directory(&root.join(".git"))
-}
-
-/// Whether a clone's object store consists of real directories and files only: a link could lead to another repository's.
-/// Where it does not, none of it is used.
-pub(super) fn is_plain_store(objects: &Path) -> bool {
-    let Some(entries) = is_directory(objects).then(|| listed(objects)).flatten() else { return false };
-    entries.into_iter().all(|(path, kind)| {
-        if !kind.is_dir() {
-            return !kind.is_symlink();
-        }
-        listed(&path).is_some_and(|entries| entries.iter().all(|(_, kind)| kind.is_file() || kind.is_dir()))
-    })
-}
-
-fn listed(directory: &Path) -> Option<Vec<(PathBuf, FileType)>> {
-    std::fs::read_dir(directory).ok()?.map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))).ok()).collect()
-}
-
-/// The content of a regular file; `None` where there is none. A link, a pipe or a larger file is an error.
-pub(super) fn read_plain(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, GitError> {
-    match path.parent().map(Within::open).transpose() {
-        Ok(Some(folder)) => match path.file_name().and_then(|name| name.to_str()) {
-            Some(name) => folder.read(name, limit),
-            None => Ok(None),
-        },
-        Err(GitError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-        Ok(None) => Ok(None),
-    }
-}
-
-/// Itself, not by way of a symbolic link.
-pub(in super::super) fn is_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
 }
 
 fn is_branch_name(name: &str) -> bool {

@@ -8,16 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{DirEntry, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::super::GitError;
-use super::super::filters::open_beneath;
 use super::super::within::Within;
-use super::{LARGEST_FILE, name_submodule};
+use super::LARGEST_FILE;
 
 /// Files that git opens by their name, wherever they lie.
 const OPENED_BY_NAME: [&[u8]; 3] = [b".gitignore", b".gitattributes", b".gitmodules"];
@@ -98,16 +97,18 @@ pub(super) type Ignored<'a> = dyn Fn(&[Vec<u8>]) -> Result<HashSet<Vec<u8>>, Git
 
 /// The folder that git or libgit2 have as their work tree. Removed when dropped.
 pub(super) struct Shadow<'a> {
-    root: &'a Path,
+    root: &'a Within,
     path: PathBuf,
     within: Within,
     rules: BTreeSet<Vec<u8>>,
 }
 
 /// What became of a file that was to be put into the shadow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Put {
     Done,
+    /// It is this link, which may not lie there.
+    Link(PathBuf),
     /// It is gone.
     Gone,
     /// It is not to be taken: too large, unreadable, or of an odd kind.
@@ -116,7 +117,7 @@ pub(super) enum Put {
 
 impl<'a> Shadow<'a> {
     /// An empty one at `path`, for the files at `root`.
-    pub(super) fn new(root: &'a Path, path: PathBuf) -> Result<Self, GitError> {
+    pub(super) fn new(root: &'a Within, path: PathBuf) -> Result<Self, GitError> {
         match fs_err::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(GitError::io("empty", &path)(error)),
             _ => {}
@@ -137,16 +138,16 @@ impl<'a> Shadow<'a> {
         while !level.is_empty() {
             let (mut next, mut asked, mut nested) = (Vec::new(), Vec::new(), HashSet::new());
             for folder in &level {
-                let listed = fs_err::read_dir(self.root.join(os_path(folder))).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-                let entries = match listed {
-                    Ok(entries) => entries,
-                    Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-                    Err(_) => {
-                        // Else what is in it would count as removed.
-                        look.left_out.push(text(folder));
-                        unread.push([&folder[..], b"/"].concat());
-                        continue;
-                    }
+                let opened = match self.root.folder(&os_path(folder)) {
+                    Ok(Some(opened)) => opened.entries().map(|entries| (opened, entries)),
+                    Ok(None) | Err(GitError::Suspicious { .. }) => continue,
+                    Err(_) => Err(io::ErrorKind::PermissionDenied.into()),
+                };
+                let Ok((opened, entries)) = opened else {
+                    // Else what is in it would count as removed.
+                    look.left_out.push(text(folder));
+                    unread.push([&folder[..], b"/"].concat());
+                    continue;
                 };
                 self.take_rules(folder, &entries)?;
                 for entry in entries {
@@ -159,8 +160,10 @@ impl<'a> Shadow<'a> {
                     let tracked = index.get(&path);
                     if kind.is_dir() {
                         if tracked.is_some_and(|tracked| tracked.kind == Kind::Submodule) {
-                            name_submodule(self.root, &path, &mut look.left_out);
-                        } else if self.root.join(os_path(&path)).join(".git").symlink_metadata().is_ok() {
+                            // Not ours to collect, unless it is known: then it is taken from the list.
+                            let repository = opened.look(&Path::new(&name).join(".git")).map(|_| text(&path));
+                            look.left_out.extend(repository);
+                        } else if opened.look(&Path::new(&name).join(".git")).is_some() {
                             nested.insert(path.clone());
                             asked.push([&path[..], b"/"].concat());
                         } else if has_below(index, &path) {
@@ -171,7 +174,7 @@ impl<'a> Shadow<'a> {
                     } else if kind.is_file() || kind.is_symlink() {
                         match tracked {
                             Some(tracked) => {
-                                if self.is_touched(&path, tracked, written) {
+                                if is_touched(&entry, tracked, written) {
                                     look.changed.push(path.clone());
                                 }
                                 seen.insert(path);
@@ -209,15 +212,20 @@ impl<'a> Shadow<'a> {
     /// Puts a file or a link there as it is now.
     pub(super) fn put(&self, path: &[u8]) -> Put {
         let file = os_path(path);
-        let Ok(meta) = self.root.join(&file).symlink_metadata() else { return Put::Gone };
+        let Some(meta) = self.root.look(&file) else { return Put::Gone };
         if self.rules.contains(path) {
             return Put::Done;
         }
-        let opened_by_name = OPENED_BY_NAME.contains(&path.rsplit(|byte| *byte == b'/').next().unwrap_or_default());
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let opened_by_name = OPENED_BY_NAME.contains(&name);
         if meta.is_symlink() {
-            // One that git follows would lead out of the shadow.
-            let target = std::fs::read_link(self.root.join(&file)).ok().filter(|_| !opened_by_name);
-            return if target.is_some_and(|target| self.within.link(&file, &target).is_ok()) { Put::Done } else { Put::Refused };
+            return match self.root.target(&file) {
+                // Older gits follow it, out of the shadow. Newer ones take no rules from it.
+                Some(target) if RULES.contains(&name) => Put::Link(target),
+                // No commit may hold that of submodules.
+                Some(target) if !opened_by_name && self.within.link(&file, &target).is_ok() => Put::Done,
+                _ => Put::Refused,
+            };
         }
         let limit = if opened_by_name { LARGEST_RULES } else { LARGEST_FILE };
         if self.copy(&file, limit).is_ok_and(|done| done) { Put::Done } else { Put::Refused }
@@ -232,7 +240,7 @@ impl<'a> Shadow<'a> {
 
     /// `false`: it is not to be taken.
     fn copy(&self, file: &Path, limit: u64) -> io::Result<bool> {
-        let Some(content) = open_beneath(self.root, file) else { return Ok(false) };
+        let Some(content) = self.root.open_file(file) else { return Ok(false) };
         let meta = content.metadata()?;
         if meta.len() > limit {
             return Ok(false);
@@ -247,9 +255,9 @@ impl<'a> Shadow<'a> {
         Ok(copied <= limit)
     }
 
-    fn take_rules(&mut self, folder: &[u8], entries: &[fs_err::DirEntry]) -> Result<(), GitError> {
+    fn take_rules(&mut self, folder: &[u8], entries: &[DirEntry]) -> Result<(), GitError> {
         self.within.make_folder(&os_path(folder))?;
-        for name in entries.iter().map(fs_err::DirEntry::file_name).filter(|name| RULES.contains(&name.as_bytes())) {
+        for name in entries.iter().map(DirEntry::file_name).filter(|name| RULES.contains(&name.as_bytes())) {
             let path = joined(folder, name.as_bytes());
             if self.copy(&os_path(&path), LARGEST_RULES).unwrap_or(false) {
                 self.rules.insert(path);
@@ -261,12 +269,6 @@ impl<'a> Shadow<'a> {
     /// git looks whether what it is asked for is a folder.
     fn make_folders(&self, asked: &[Vec<u8>]) -> Result<(), GitError> {
         asked.iter().filter_map(|path| path.strip_suffix(b"/")).try_for_each(|folder| self.within.make_folder(&os_path(folder)))
-    }
-
-    fn is_touched(&self, path: &[u8], tracked: &Tracked, written: Option<(i64, i64)>) -> bool {
-        let (Some(known), Some(written)) = (&tracked.stat, written) else { return true };
-        let now = self.root.join(os_path(path)).symlink_metadata().map(|meta| Stat::of(&meta));
-        tracked.kind == Kind::InConflict || !known.is_older_than(written) || now.map_or(true, |now| !known.is_still(&now))
     }
 }
 
@@ -281,8 +283,14 @@ pub(super) fn written(file: &Path) -> Option<(i64, i64)> {
     file.symlink_metadata().ok().map(|meta| (meta.mtime(), meta.mtime_nsec()))
 }
 
+fn is_touched(entry: &DirEntry, tracked: &Tracked, written: Option<(i64, i64)>) -> bool {
+    let (Some(known), Some(written)) = (&tracked.stat, written) else { return true };
+    let now = entry.metadata().map(|meta| Stat::of(&meta));
+    tracked.kind == Kind::InConflict || !known.is_older_than(written) || now.map_or(true, |now| !known.is_still(&now))
+}
+
 /// What an overlay leaves of a file that was removed in it: the device 0/0.
-fn is_whiteout(entry: &fs_err::DirEntry) -> bool {
+fn is_whiteout(entry: &DirEntry) -> bool {
     entry.metadata().is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == 0)
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use git2::{AttrCheckFlags, AttrValue, DiffFile, DiffOptions, Index, IndexEntry, IndexTime, Oid, Repository, Signature, Tree};
 
 use super::super::filters::{Cleaned, Filters, open_beneath};
+use super::super::within::Within;
 use super::super::{Checkout, GitError};
 use super::files::{self, Kind, Put, Shadow, Stat, Tracked, os_path};
 use super::{Collector, Difference, Entry, Snapshot};
@@ -135,8 +136,8 @@ impl Library {
         }
     }
 
-    fn take(&self, root: &Path, file: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
-        let doing = || format!("save uncommitted work of {}", root.display());
+    fn take(&self, root: &Within, file: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
+        let doing = || format!("save uncommitted work of {}", root.path().display());
         let failed = |error| GitError::library(doing())(error);
         let mut shadow = Shadow::new(root, self.shadow.clone())?;
         let mut index = self.index(file, parent).map_err(failed)?;
@@ -148,11 +149,13 @@ impl Library {
             index.remove_path(&os_path(path)).map_err(failed)?;
         }
         for path in &look.changed {
+            // A name that no commit may hold is the file's own affair; a full disk is not.
+            let or_not = |error: git2::Error| if error.class() == git2::ErrorClass::Os { Err(failed(error)) } else { Ok(false) };
             let taken = match shadow.put(path) {
-                Put::Done => {
-                    let added = self.add(&shadow, &mut index, &os_path(path), &mut unfiltered);
-                    // A name that no commit may hold is the file's own affair; a full disk is not.
-                    added.or_else(|error| if error.class() == git2::ErrorClass::Os { Err(failed(error)) } else { Ok(false) })?
+                Put::Done => self.add(&shadow, &mut index, &os_path(path), &mut unfiltered).or_else(or_not)?,
+                Put::Link(target) => {
+                    let entry = IndexEntry { mode: LINK, ..nothing(path.clone()) };
+                    index.add_frombuffer(&entry, target.as_os_str().as_bytes()).map(|()| true).or_else(or_not)?
                 }
                 Put::Gone => {
                     index.remove_path(&os_path(path)).map_err(failed)?;
@@ -259,7 +262,7 @@ impl Collector for Library {
         count().map_err(GitError::library(format!("count the commits of {tip}")))
     }
 
-    fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
+    fn snapshot(&self, root: &Within, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
         // An index may name objects that are nowhere to be read; without it every file is stored anew.
         self.take(root, index, parent).or_else(|error| if index.is_some() { self.take(root, None, parent) } else { Err(error) })
     }

@@ -20,17 +20,21 @@ mod brought;
 mod clone_refs;
 mod files;
 mod library;
+mod place;
 mod program;
+mod remove;
 mod view;
 
 use std::path::{Path, PathBuf};
 
-pub(super) use clone_refs::has_repository;
 use clone_refs::{CloneHead, CloneRefs};
+use place::Place;
+pub use remove::remove_clone;
 
 use super::checkout::Target;
 use super::filters::{self, Filters};
-use super::{Checkout, GitError, Oddity, Workspace, WorkspaceKind, seed, snapshot, submodules};
+use super::within::Within;
+use super::{Checkout, GitError, Oddity, Submodule, Workspace, WorkspaceKind, seed, submodules};
 
 /// Files above this size (bytes) are not put into a work-in-progress commit; they are named instead.
 const LARGEST_FILE: u64 = 50 * 1024 * 1024;
@@ -68,7 +72,7 @@ trait Collector {
     /// How many commits lead to `tip` that lead to none of `known`.
     fn own_commits(&self, tip: &str, known: &[String]) -> Result<usize, GitError>;
     /// Writes the state of the files as a tree.
-    fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError>;
+    fn snapshot(&self, root: &Within, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError>;
     /// What differs between two commits or trees (`None`: the empty tree), by path.
     fn diff(&self, from: Option<&str>, to: Option<&str>) -> Result<Vec<Difference>, GitError>;
     /// `tree` with these paths set (mode and object) or removed; removals come first.
@@ -113,9 +117,13 @@ pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&
     if workspace.kind == WorkspaceKind::InPlace {
         return in_place(checkout, workspace);
     }
-    let collector = open(checkout, workspace)?;
-    let mut work = Work::find(collector.as_ref(), workspace)?;
-    bring_lfs(checkout, workspace, &mut work.notices);
+    collect_at(checkout, workspace, &Place::of(workspace)?, wip_message)
+}
+
+fn collect_at(checkout: &Checkout, workspace: &Workspace, place: &Place, wip_message: Option<&str>) -> Result<Collected, GitError> {
+    let collector = open(checkout, workspace, place)?;
+    let mut work = Work::find(collector.as_ref(), workspace, place)?;
+    bring_lfs(checkout, place, &mut work.notices);
     let mut collected = Collected {
         branch: workspace.branch.clone(),
         tip: None,
@@ -127,7 +135,7 @@ pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&
         notices: std::mem::take(&mut work.notices),
     };
     if let Some(message) = wip_message {
-        collected.wip = commit_uncommitted(collector.as_ref(), checkout, workspace, &mut work, message, &mut collected.left_out)?;
+        collected.wip = commit_uncommitted(collector.as_ref(), checkout, (workspace, place), &mut work, message, &mut collected.left_out)?;
         collected.notices.append(&mut work.notices);
     }
     let known = known_commits(checkout, workspace, collector.as_ref())?;
@@ -154,7 +162,12 @@ pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&
         collected.notices.push(format!("{} was changed or is checked out: the work is on {}", workspace.branch, collected.branch));
     }
     collected.left_out.retain(|path| !workspace.submodules.iter().any(|submodule| submodule.path == *path));
-    submodules::collect_all(checkout, workspace, wip_message, &mut collected)?;
+    let inner = |own: &Checkout, submodule: &Submodule| {
+        let place = place.of_submodule(&submodule.path)?;
+        // Taken out by the session.
+        if place.is_empty { Ok(None) } else { collect_at(own, &submodule.workspace, &place, wip_message).map(Some) }
+    };
+    submodules::collect_all(checkout, workspace, inner, &mut collected)?;
     collected.unchanged = collected.commits == 0 && collected.others.is_empty();
     if let (Some(tip), false) = (&collected.tip, collected.unchanged) {
         collected.notices.extend(brought::notice(collector.as_ref(), workspace, tip)?);
@@ -164,9 +177,11 @@ pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&
 
 /// The state of a fresh clone's files, where it is not the base's, and the files that are too large for it.
 pub(super) fn photograph(checkout: &Checkout, workspace: &Workspace) -> Result<(Option<String>, Vec<String>), GitError> {
-    let collector = open(checkout, workspace)?;
-    let index = copy_index(workspace)?;
-    let snapshot = collector.snapshot(&workspace.root, index.as_deref(), workspace.base_commit.as_deref())?;
+    let place = Place::of(workspace)?;
+    let collector = open(checkout, workspace, &place)?;
+    let index = copy_index(workspace, &place)?;
+    let Some(root) = &place.root else { return Ok((None, Vec::new())) };
+    let snapshot = collector.snapshot(root, index.as_deref(), workspace.base_commit.as_deref())?;
     Ok((snapshot.differs.then_some(snapshot.tree), snapshot.left_out))
 }
 
@@ -175,42 +190,11 @@ pub fn commits_since_base(checkout: &Checkout, workspace: &Workspace) -> Result<
     if workspace.kind == WorkspaceKind::InPlace {
         return in_place(checkout, workspace).map(|collected| collected.commits);
     }
-    let collector = open(checkout, workspace)?;
-    let work = Work::find(collector.as_ref(), workspace)?;
+    let place = Place::of(workspace)?;
+    let collector = open(checkout, workspace, &place)?;
+    let work = Work::find(collector.as_ref(), workspace, &place)?;
     let base: Vec<String> = workspace.base_commit.iter().cloned().collect();
     work.tip.map_or(Ok(0), |tip| collector.own_commits(&tip, &base))
-}
-
-/// Removes the clone, the collector and the keep-ref, after a last [`collect`]; refused where anything would be lost.
-pub fn remove_clone(checkout: &Checkout, workspace: &Workspace, wip_message: &str) -> Result<Collected, GitError> {
-    let collected = collect(checkout, workspace, Some(wip_message))?;
-    if workspace.kind == WorkspaceKind::InPlace {
-        checkout.set_ref(&snapshot::snapshot_ref(workspace.session), None)?;
-        return Ok(collected);
-    }
-    let kept = |tip: &str| GitError::NotCollected { clone: workspace.root.clone(), tip: tip.to_owned() };
-    if let Some(path) = collected.left_out.first() {
-        return Err(kept(path));
-    }
-    let collector = open(checkout, workspace)?;
-    let known = known_commits(checkout, workspace, collector.as_ref())?;
-    let work = Work::find(collector.as_ref(), workspace)?;
-    for tip in work.tip.iter().chain(collected.tip.iter()).chain(work.others.iter().map(|(_, id)| id)) {
-        if collector.own_commits(tip, &known)? > 0 {
-            return Err(kept(tip));
-        }
-    }
-    if let Some(missing) = work.missing {
-        return Err(kept(&missing));
-    }
-    if let Some(aside) = workspace.set_aside.iter().find(|aside| aside.exists()) {
-        return Err(GitError::NotCollected { clone: aside.clone(), tip: "and what could not be read in it".to_owned() });
-    }
-    submodules::remove_all(checkout, workspace, wip_message)?;
-    remove_tree(&workspace.root)?;
-    remove_tree(&workspace.collector())?;
-    checkout.set_ref(&workspace.keep_ref(), None)?;
-    Ok(collected)
 }
 
 /// The clone's branches, sorted out.
@@ -228,19 +212,21 @@ struct Work {
 }
 
 impl Work {
-    fn find(collector: &dyn Collector, workspace: &Workspace) -> Result<Self, GitError> {
+    fn find(collector: &dyn Collector, workspace: &Workspace, place: &Place) -> Result<Self, GitError> {
         let mut work = Self::default();
         let earlier = || collector.landed(&workspace.branch).or_else(|| workspace.base_commit.clone());
-        let Some(refs) = CloneRefs::read(&workspace.root) else {
+        let Some(git_dir) = &place.git_dir else {
             work.notices.push("the clone's git directory is gone: its files were taken as they are".to_owned());
             // Elsewhere, perhaps, with commits that we do not see.
-            work.missing = workspace.root.join(".git").symlink_metadata().is_ok().then(|| ".git".to_owned());
+            let elsewhere = place.root.as_ref().map_or(!place.is_empty, |root| root.look(Path::new(".git")).is_some());
+            work.missing = elsewhere.then(|| ".git".to_owned());
             work.tip = earlier();
             work.uncommitted = (None, work.tip.clone());
             return Ok(work);
         };
+        let refs = CloneRefs::read(git_dir);
         // What the refs lead to was there before them.
-        view::of_clone(&workspace.root, &workspace.state)?;
+        view::of_clone(git_dir, &workspace.state, false)?;
         for (name, why) in refs.unreadable {
             work.notices.push(format!("the clone's .git/{name} cannot be read: {why}"));
             work.missing = Some(name); // it may name commits that we do not see
@@ -288,18 +274,18 @@ impl Work {
 fn commit_uncommitted(
     collector: &dyn Collector,
     checkout: &Checkout,
-    workspace: &Workspace,
+    (workspace, place): (&Workspace, &Place),
     work: &mut Work,
     message: &str,
     left_out: &mut Vec<String>,
 ) -> Result<bool, GitError> {
-    if !workspace.root.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+    let Some(root) = &place.root else {
         work.notices.push("the clone's folder is gone".to_owned());
         return Ok(false); // else its absence would be committed as the deletion of every file
-    }
-    let index = copy_index(workspace)?;
+    };
+    let index = copy_index(workspace, place)?;
     let (branch, parent) = work.uncommitted.clone();
-    let mut snapshot = collector.snapshot(&workspace.root, index.as_deref(), parent.as_deref())?;
+    let mut snapshot = collector.snapshot(root, index.as_deref(), parent.as_deref())?;
     brought::take_out(collector, workspace, parent.as_deref(), &mut snapshot)?;
     left_out.extend(snapshot.left_out);
     if let Some((path, filter)) = snapshot.unfiltered.first() {
@@ -374,14 +360,15 @@ fn known_commits(checkout: &Checkout, workspace: &Workspace, collector: &dyn Col
     collector.commits_among(known) // not annotated tags, which name a commit at one remove, nor what is missing
 }
 
-/// Lets the collector see the clone's objects, unless something there leads elsewhere.
-fn open(checkout: &Checkout, workspace: &Workspace) -> Result<Box<dyn Collector>, GitError> {
-    let mut stores: Vec<PathBuf> = vec![checkout.common_dir.join("objects")];
-    stores.extend(view::of_clone(&workspace.root, &workspace.state)?);
+/// Lets the collector see the clone's objects.
+fn open(checkout: &Checkout, workspace: &Workspace, place: &Place) -> Result<Box<dyn Collector>, GitError> {
+    let view = place.git_dir.as_ref().map_or(Ok(None), |git_dir| view::of_clone(git_dir, &workspace.state, true))?;
+    let mut stores = vec![checkout.common_dir.join("objects")];
+    stores.extend(view.as_ref().map(|view| view.objects.clone()));
     let stores: Vec<&Path> = stores.iter().map(PathBuf::as_path).collect();
     seed::lend_objects(&workspace.collector(), &stores)?;
     // Of the attributes of the developer's own repository; git itself is to run no filter.
-    let by_program = checkout.oddities.iter().any(|oddity| *oddity != Oddity::Filters);
+    let by_program = view.is_some_and(|view| view.large) || checkout.oddities.iter().any(|oddity| *oddity != Oddity::Filters);
     let mut attributes = fs_err::read(checkout.common_dir.join("info/attributes")).unwrap_or_default();
     if by_program {
         attributes.extend_from_slice(filters::NO_FILTERS.as_bytes());
@@ -395,29 +382,26 @@ fn open(checkout: &Checkout, workspace: &Workspace) -> Result<Box<dyn Collector>
 }
 
 /// What the agent's git-lfs stored: its commits hold only pointers.
-fn bring_lfs(checkout: &Checkout, workspace: &Workspace, notices: &mut Vec<String>) {
-    let git_dir = workspace.root.join(".git");
-    if has_repository(&workspace.root) && clone_refs::is_directory(&git_dir.join("lfs")) {
+fn bring_lfs(checkout: &Checkout, place: &Place, notices: &mut Vec<String>) {
+    let Some(git_dir) = &place.git_dir else { return };
+    if git_dir.look(Path::new("lfs")).is_some_and(|meta| meta.is_dir()) {
         let store = filters::lfs::Store::of(checkout);
-        if let Err(error) = store.take_over(&git_dir) {
+        if let Err(error) = store.take_over(&git_dir.held()) {
             notices.push(format!("not all files of git-lfs could be brought to {}: {error}", store.path().display()));
         }
     }
 }
 
 /// A copy of the clone's index: what is staged, and what is known to be unchanged. `None` where there is none that can be read.
-fn copy_index(workspace: &Workspace) -> Result<Option<PathBuf>, GitError> {
+fn copy_index(workspace: &Workspace, place: &Place) -> Result<Option<PathBuf>, GitError> {
     let copy = workspace.collector().join("wip.index");
     let _ = fs_err::remove_file(&copy);
-    if !has_repository(&workspace.root) {
-        return Ok(None); // gone, or a link to somebody else's
-    }
-    let source = workspace.root.join(".git/index");
+    // The same time as the original, or an earlier one: entries as young as the index are looked at again, and must be.
+    let modified = |git_dir: &Within| git_dir.look(Path::new("index"))?.modified().ok();
+    let Some((git_dir, modified)) = place.git_dir.as_ref().and_then(|git_dir| Some((git_dir, modified(git_dir)?))) else { return Ok(None) };
     // Without it nothing is lost: every file is compared by content.
-    let Ok(Some(bytes)) = clone_refs::read_plain(&source, LARGEST_INDEX) else { return Ok(None) };
+    let Ok(Some(bytes)) = git_dir.read("index", LARGEST_INDEX) else { return Ok(None) };
     seed::write(&copy, &bytes)?;
-    // The same time as the original: entries as young as the index are looked at again, and must be.
-    let Ok(modified) = source.symlink_metadata().and_then(|meta| meta.modified()) else { return Ok(None) };
     let file = fs_err::OpenOptions::new().write(true).open(&copy).map_err(GitError::io("open", &copy))?;
     file.into_parts().0.set_modified(modified).map_err(GitError::io("set the time of", &copy))?;
     Ok(Some(copy))
@@ -450,31 +434,11 @@ fn in_place(checkout: &Checkout, workspace: &Workspace) -> Result<Collected, Git
     })
 }
 
-/// Removes a tree in which the agent may have taken away its own write permission.
-fn remove_tree(root: &Path) -> Result<(), GitError> {
-    fn unlock(directory: &Path) {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = fs_err::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
-        for entry in fs_err::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                unlock(&entry.path());
-            }
-        }
-    }
-    match fs_err::remove_dir_all(root) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && clone_refs::is_directory(root) => {
-            unlock(root);
-            fs_err::remove_dir_all(root).map_err(GitError::io("remove", root))
-        }
-        done => done.map_err(GitError::io("remove", root)),
-    }
+/// Whether a working copy and its git directory are there, each itself and not by way of a link.
+pub(super) fn has_repository(root: &Path) -> bool {
+    is_directory(root) && is_directory(&root.join(".git"))
 }
 
-/// A submodule that is not at its recorded commit: its work cannot come home with ours, so it is named.
-fn name_submodule(root: &Path, path: &[u8], left_out: &mut Vec<String>) {
-    let path = String::from_utf8_lossy(path).into_owned();
-    if root.join(&path).join(".git").symlink_metadata().is_ok() {
-        left_out.push(path);
-    }
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| meta.is_dir())
 }

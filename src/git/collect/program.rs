@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::cli::{Git, telling_line};
 use super::super::filters::{self, Cleaned, Filters, open_beneath};
+use super::super::within::Within;
 use super::super::{Checkout, GitError, seed};
 use super::files::{self, Kind, Put, Shadow, Tracked, os_path};
 use super::library::Library;
+use super::view::LARGE;
 use super::{Collector, Difference, Entry, Snapshot};
 
 /// So many files lie in the shadow at a time.
@@ -31,7 +33,8 @@ impl Program {
 
     fn git(&self, doing: impl Into<String>) -> Git<'_> {
         let git = Git::new(doing, &self.checkout.env, &self.git_dir).env("GIT_DIR", &self.git_dir).env("GIT_NO_LAZY_FETCH", "1");
-        git.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"])
+        let git = git.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false"]);
+        git.args(["-c", &streamed()])
     }
 
     fn on_files(&self, root: &Path, doing: impl Into<String>) -> Git<'_> {
@@ -98,6 +101,13 @@ impl Program {
         Ok(ended.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty()).map(<[u8]>::to_vec).collect())
     }
 
+    fn add_link(&self, shadow: &Path, path: &[u8], target: &Path) -> Result<(), GitError> {
+        let git = || self.on_files(shadow, "save a link");
+        let id = git().args(["hash-object", "-w", "--no-filters", "--stdin"]).input(target.as_os_str().as_encoded_bytes())?.text()?;
+        let line = [format!("120000 {id}\t").as_bytes(), path, b"\0"].concat();
+        git().args(["update-index", "-z", "--add", "--index-info"]).input(&line)?.output().map(drop)
+    }
+
     /// Makes the index say of these paths what the shadow says.
     fn update_index(&self, shadow: &Path, paths: &[Vec<u8>]) -> Result<(), GitError> {
         if paths.is_empty() {
@@ -107,6 +117,11 @@ impl Program {
         let git = git.args(["update-index", "-z", "--add", "--remove", "--replace", "--stdin"]);
         git.input(&[&paths.join(&0)[..], b"\0"].concat())?.output().map(drop)
     }
+}
+
+/// The setting by which git does not read into memory what is large.
+fn streamed() -> String {
+    format!("core.bigFileThreshold={LARGE}")
 }
 
 /// What became of a file with a filter.
@@ -136,8 +151,8 @@ impl Collector for Program {
         said.parse().map_err(|_| GitError::Git { doing: "count commits".to_owned(), said })
     }
 
-    fn snapshot(&self, root: &Path, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
-        let doing = || format!("save uncommitted work of {}", root.display());
+    fn snapshot(&self, root: &Within, index: Option<&Path>, parent: Option<&str>) -> Result<Snapshot, GitError> {
+        let doing = || format!("save uncommitted work of {}", root.path().display());
         let mut shadow = Shadow::new(root, self.git_dir.with_file_name("shadow"))?;
         let top = shadow.path().to_owned();
         let staged = || self.on_files(&top, doing()).args(["ls-files", "-z", "-t", "--stage"]);
@@ -167,6 +182,7 @@ impl Collector for Program {
             for path in batch {
                 match shadow.put(path) {
                     Put::Done | Put::Gone => taken.push(path.clone()),
+                    Put::Link(target) => self.add_link(&top, path, &target)?,
                     Put::Refused => {
                         left_out.push(files::text(path));
                         taken.extend(Some(path.clone()).filter(|path| in_conflict(&path)));
@@ -268,9 +284,13 @@ impl Collector for Program {
             "fetch.writeCommitGraph=false",
             "fetch.prune=false",
             "protocol.file.allow=always",
+            "fetch.unpackLimit=1", // older gits unpack what is large in memory
+            &streamed(),
         ];
         let git = quiet.iter().fold(checkout.git(doing()), |git, setting| git.args(["-c", setting]));
         let git = git.args(["fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "--no-recurse-submodules"]);
+        // The other side gets no settings of this one.
+        let git = git.args([format!("--upload-pack=git -c {} -c pack.windowMemory=64m upload-pack", streamed())]);
         git.args([self.git_dir.as_os_str()]).args([format!("+{from}:{ours}")]).output()?;
         // By way of a ref of our own, so that the branch is set only if it still holds what it was seen to hold.
         let zero = "0".repeat(id.len());

@@ -237,7 +237,7 @@ fn whatever_lies_in_the_place_of_a_file_that_git_opens_the_work_is_saved_in_time
         for (number, (name, named)) in places.iter().enumerate() {
             let path = workspace.root.join(name);
             let before = fs::read(&path).ok();
-            for (planted, plant) in plants.into_iter().take(if sparse { 1 } else { plants.len() }) {
+            for (planted, plant) in plants.into_iter().take(if sparse { 2 } else { plants.len() }) {
                 let what = format!("{planted} as {name}, {}", if sparse { "by git" } else { "by libgit2" });
                 let _ = fs::remove_file(&path);
                 plant(&path);
@@ -251,7 +251,15 @@ fn whatever_lies_in_the_place_of_a_file_that_git_opens_the_work_is_saved_in_time
                 );
                 let short = name.strip_prefix(".git/").unwrap_or(name);
                 let said = collected.left_out.iter().chain(&collected.notices).any(|line| line.contains(short));
-                assert_eq!(said, *named, "{what}: {collected:?}");
+                // As git itself does: it stores such a link, and takes no rules from it. One in the place of .gitmodules it refuses.
+                let as_it_is = planted.starts_with("a link") && [".gitignore", ".gitattributes"].iter().any(|rules| name.ends_with(rules));
+                assert_eq!(said, *named && !as_it_is, "{what}: {collected:?}");
+                if as_it_is {
+                    let stored = lab.ok(&root, &["ls-tree", &collected.branch, name]);
+                    assert!(stored.starts_with("120000 "), "{what}: {stored}");
+                    let target = fs::read_link(&path).unwrap().display().to_string();
+                    assert_eq!(lab.ok(&root, &["show", &format!("{}:{name}", collected.branch)]), target, "{what}");
+                }
                 assert!(lab.git(&root, &["show", &format!("{}:README.md", collected.branch)]).ok, "{what}: nothing counts as removed");
             }
             fs::remove_file(&path).unwrap();
@@ -290,6 +298,72 @@ fn a_pipe_that_comes_and_goes_holds_nobody() {
     }
     over.store(true, Ordering::Relaxed);
     agent.join().unwrap();
+}
+
+/// The agent swaps folders of its own for links while the collector is at work, as fast as it can.
+#[test]
+fn folders_that_come_and_go_as_links_bring_nothing_of_another_repository_home() {
+    for sparse in [false, true] {
+        let lab = Lab::new();
+        let (root, checkout, workspace) = both(&lab, sparse);
+        let secret = lab.repository("secret", &[]);
+        symlink("a-password", secret.join("src/pointer")).unwrap();
+        let hidden = commit(&lab, &secret, "secret.txt", "a secret of the developer's\n");
+        lab.ok(&secret, &["gc", "--quiet"]);
+        let loose = commit(&lab, &secret, "src/pointer", "another one\n");
+        fs::remove_file(secret.join("src/pointer")).unwrap();
+        symlink("a-password", secret.join("src/pointer")).unwrap();
+        let git_dir = workspace.root.join(".git");
+        for (name, id) in [("hidden", &hidden), ("loose", &loose)] {
+            fs::write(git_dir.join("refs/heads").join(name), format!("{id}\n")).unwrap();
+        }
+        fs::create_dir_all(git_dir.join("objects/pack")).unwrap();
+        let swapped = |from: &str, to: PathBuf| (workspace.root.join(from), to);
+        let mut folders = vec![swapped("src", secret.join("src")), swapped(".git/objects/pack", secret.join(".git/objects/pack"))];
+        for byte in [&hidden[..2], &loose[..2]] {
+            let _ = fs::create_dir(git_dir.join("objects").join(byte));
+            folders.push(swapped(&format!(".git/objects/{byte}"), secret.join(".git/objects").join(byte)));
+        }
+        folders.push(swapped(".git/refs/heads", secret.join(".git/refs/heads")));
+        // The control: through these links everything is there.
+        fs::rename(&folders[1].0, folders[1].0.with_extension("away")).unwrap();
+        symlink(&folders[1].1, &folders[1].0).unwrap();
+        assert!(lab.agent(&workspace.root, &["cat-file", "-e", &hidden]).ok);
+        fs::remove_file(&folders[1].0).unwrap();
+        fs::rename(folders[1].0.with_extension("away"), &folders[1].0).unwrap();
+
+        let over = Arc::new(AtomicBool::new(false));
+        let agent = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                while !over.load(Ordering::Relaxed) {
+                    for (folder, target) in &folders {
+                        let away = folder.with_extension("away");
+                        fs::rename(folder, &away).unwrap();
+                        symlink(target, folder).unwrap();
+                        fs::remove_file(folder).unwrap();
+                        fs::rename(&away, folder).unwrap();
+                    }
+                }
+            }
+        });
+        for round in 0..if sparse { 5 } else { 40 } {
+            fs::write(workspace.root.join("work.txt"), format!("{round}\n")).unwrap();
+            // A round may fail for what it finds; the next one is there for that.
+            let _ = collect(&checkout, &workspace, Some(WIP));
+        }
+        over.store(true, Ordering::Relaxed);
+        agent.join().unwrap();
+        let collected = collected(&checkout, &workspace, "the last round");
+        assert!(collected.wip && lab.git(&root, &["show", &format!("{}:work.txt", collected.branch)]).ok, "{collected:?}");
+        for id in [&hidden, &loose] {
+            assert!(!lab.git(&root, &["cat-file", "-e", id]).ok, "{id} is in the developer's repository");
+        }
+        let everything = lab.ok(&root, &["log", "--all", "-p", "--format=%B"]);
+        for secret in ["a secret of the developer's", "another one", "a-password"] {
+            assert!(!everything.contains(secret), "{everything}");
+        }
+    }
 }
 
 #[test]

@@ -124,3 +124,36 @@ fn at_the_checkouts_path_submodules_are_refused_with_what_to_do_and_empty_ones_a
     lab.ok(&root, &["submodule", "--quiet", "deinit", "--force", "--all"]);
     create_clone(&lab.checkout(&root), &request).unwrap();
 }
+
+/// The folder that a submodule lies in becomes a link to one of the developer's, where a repository has the submodule's name.
+#[test]
+fn a_link_on_the_way_to_a_submodule_brings_no_other_repository_home_and_removes_none() {
+    let lab = Lab::new();
+    let root = nested(&lab);
+    let (checkout, workspace) = lab.session(&root);
+    let others = lab.path("others");
+    fs::create_dir(&others).unwrap();
+    let precious = lab.repository("others/part", &[]);
+    let hidden = commit(&lab, &precious, "secret.txt", "a secret of the developer's\n");
+    let vendor = workspace.root.join("lib/vendor");
+    let done = commit(&lab, &vendor.join("part"), "work.txt", "done\n");
+    fs::rename(&vendor, workspace.root.join("lib/away")).unwrap();
+    std::os::unix::fs::symlink(&others, &vendor).unwrap();
+    // The control: by that path it is the developer's.
+    assert_eq!(lab.agent_ok(&vendor.join("part"), &["rev-parse", "HEAD"]), hidden);
+    let before = photograph(&precious);
+    let collected = collect(&checkout, &workspace, Some(WIP)).unwrap();
+    let own = root.join("lib/vendor/part");
+    assert!(!lab.git(&own, &["cat-file", "-e", &hidden]).ok, "{collected:?}");
+    assert!(collected.notices.iter().any(|notice| notice.contains("lib: vendor/part: the clone's folder is gone")), "{collected:?}");
+    let kept = remove_clone(&checkout, &workspace, WIP).unwrap_err().to_string();
+    assert!(kept.contains("is not in the developer's repository"), "{kept}");
+    assert_eq!(photograph(&precious), before);
+    // Put right, all of it comes home.
+    fs::remove_file(&vendor).unwrap();
+    fs::rename(workspace.root.join("lib/away"), &vendor).unwrap();
+    remove_clone(&checkout, &workspace, WIP).unwrap();
+    assert_eq!(at(&lab, &own, BRANCH), Some(done));
+    assert!(!workspace.root.exists() && !workspace.state.join("objects").exists());
+    assert_eq!(photograph(&precious), before);
+}
