@@ -3,6 +3,7 @@
 mod brought;
 mod filters;
 mod held;
+mod large;
 mod lfs;
 mod planted;
 mod submodules;
