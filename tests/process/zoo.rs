@@ -29,6 +29,9 @@ tests![
     nothing_of_the_zoo_outlives_a_kill_behind_the_degraded_wall_as_root,
     nothing_of_the_zoo_outlives_a_kill_behind_the_degraded_wall_as_a_user,
     nothing_of_the_zoo_outlives_the_death_of_both_behind_the_full_wall_as_a_user,
+    nothing_of_the_zoo_outlives_a_kill_in_a_process_namespace_as_root,
+    nothing_of_the_zoo_outlives_a_kill_in_a_process_namespace_as_a_user,
+    nothing_of_the_zoo_outlives_the_death_of_both_in_a_process_namespace_as_a_user,
     what_waits_in_the_kernel_is_named_until_it_is_gone_and_so_is_its_cgroup,
     a_setuid_program_is_named_where_it_may_not_be_ended_and_ended_by_the_cgroup,
     the_next_command_ends_the_cgroup_of_a_session_whose_guardian_and_supervisor_died_at_once,
@@ -71,6 +74,8 @@ enum Wall {
     Off,
     Degraded,
     Full,
+    /// The full one, with processes of its own (`[wall] pid_namespace`).
+    Alone,
 }
 
 impl Zoo {
@@ -136,7 +141,7 @@ impl Zoo {
         let hidden_by_wall = match self.wall {
             Wall::Off => "landlock,namespaces",
             Wall::Degraded => "namespaces",
-            Wall::Full => "",
+            Wall::Full | Wall::Alone => "",
         };
         let cgroups = if self.cgroup.is_none() { "cgroups" } else { "" };
         let hidden: Vec<&str> = [cgroups, hidden_by_wall].into_iter().filter(|part| !part.is_empty()).collect();
@@ -160,9 +165,13 @@ impl Zoo {
         let wall = match self.wall {
             Wall::Off => "off",
             Wall::Degraded => "auto",
-            Wall::Full => "require",
+            Wall::Full | Wall::Alone => "require",
         };
-        command.args(["run", "--workspace", "none", "--wall", wall, "--"]).args(words);
+        command.args(["run", "--workspace", "none", "--wall", wall]);
+        if self.wall == Wall::Alone {
+            command.args(["--config", "wall.pid_namespace=true"]);
+        }
+        command.arg("--").args(words);
         let log = |name: &str| fs::File::create(self.path(name)).unwrap();
         command.stdout(log("out")).stderr(log("err")).spawn().unwrap()
     }
@@ -395,6 +404,44 @@ fn nothing_of_the_zoo_outlives_the_death_of_both_behind_the_full_wall_as_a_user(
     let run = zoo.session(&[&["plain"], ESCAPE.as_slice()].concat());
     zoo.kill_both(run);
     zoo.expect_beat("envclear");
+    let said = zoo.sentrely(&["ls"]);
+    let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.contains("had crashed") && !said.contains("STILL THERE") && !said.contains("may still run"), "{said}");
+    zoo.expect_nobody();
+}
+
+/// The zoo's own numbers are others than those outside, where it is killed.
+fn in_a_process_namespace(user: Option<u32>) -> Outcome {
+    let zoo = Zoo::new(user).behind(Wall::Alone);
+    let mut run = zoo.session(&[&["plain"], ESCAPE.as_slice()].concat());
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
+    let animals: Vec<i32> = zoo.living().into_iter().filter(|(_, line)| line.contains("zoo.py")).map(|(pid, _)| pid).collect();
+    let inside = animals.iter().filter(|pid| namespace(&pid.to_string()) != namespace("self")).count();
+    assert!(inside > ESCAPE.len(), "{inside} of {animals:?}");
+    let (code, said, outcome) = zoo.kill();
+    zoo.expect_nobody();
+    assert_eq!((code, &outcome.survivors), (0, &Vec::new()), "{said}");
+    assert_eq!(run.wait().unwrap().code(), Some(122));
+    assert!(outcome.rungs.contains(&Rung::Term) && zoo.beats("born-late") > 0, "they are asked first: {outcome:?}");
+    outcome
+}
+
+fn nothing_of_the_zoo_outlives_a_kill_in_a_process_namespace_as_root() {
+    needs!(PYTHON, TMUX, Component::Root, Component::Namespaces);
+    in_a_process_namespace(None);
+}
+
+fn nothing_of_the_zoo_outlives_a_kill_in_a_process_namespace_as_a_user() {
+    needs!(PYTHON, TMUX, Component::Root, Component::Namespaces);
+    in_a_process_namespace(Some(USER + 7));
+}
+
+/// The kernel ends a process namespace with the first of its processes, which goes with the supervisor.
+fn nothing_of_the_zoo_outlives_the_death_of_both_in_a_process_namespace_as_a_user() {
+    needs!(PYTHON, TMUX, Component::Root, Component::Namespaces);
+    let zoo = Zoo::new(Some(USER + 8)).behind(Wall::Alone);
+    let run = zoo.session(&[&["plain"], ESCAPE.as_slice()].concat());
+    zoo.kill_both(run);
     let said = zoo.sentrely(&["ls"]);
     let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(said.contains("had crashed") && !said.contains("STILL THERE") && !said.contains("may still run"), "{said}");
