@@ -5,6 +5,7 @@
 pub(crate) mod aws;
 pub(crate) mod claude;
 pub(crate) mod components;
+pub(crate) mod disk;
 pub(crate) mod env;
 pub(crate) mod forge;
 pub(crate) mod git;

@@ -8,6 +8,8 @@ use sentrely::git::{Bring, Checkout, CloneRequest, Workspace, collect, create_cl
 use sentrely::model::SessionId;
 
 use super::{WIP, commit};
+use crate::support::components::Component;
+use crate::support::disk::Disk;
 use crate::support::git::{BRANCH, Lab, executable, photograph};
 
 fn session(lab: &Lab, root: &Path, base: Option<&str>, bring: Bring<'_>) -> (Checkout, Workspace) {
@@ -275,4 +277,39 @@ fn ignored_files_come_along_by_pattern_within_bounds_and_never_come_home() {
     fs::write(workspace.root.join("agents"), "x\n").unwrap();
     collect(&checkout, &workspace, Some(WIP)).unwrap();
     assert_eq!(lab.ok(&root, &["diff", "--name-only", "main", BRANCH]), "agents", "settings.local.json is not ignored here");
+}
+
+#[test]
+fn where_files_can_share_blocks_ignored_ones_of_any_size_come_along_and_take_no_room() {
+    const SIZE: usize = 300_000_000;
+    crate::needs!(Component::Root, Component::Program("mkfs.xfs"));
+    for shares in [true, false] {
+        let lab = Lab::new();
+        let Some(disk) = Disk::mount(&lab.path("disk"), shares) else { return };
+        let root = lab.repository("disk/shop", &[]);
+        fs::write(root.join(".worktreeinclude"), "target/\n").unwrap();
+        fs::create_dir(root.join("target")).unwrap();
+        fs::write(root.join("target/large"), vec![b'x'; SIZE]).unwrap();
+        let directory = lab.path("disk/state");
+        fs::create_dir(&directory).unwrap();
+        let before = disk.used();
+        let checkout = lab.checkout(&root);
+        let bring = Bring::default();
+        let request = CloneRequest { dir: &directory, branch: BRANCH, base: None, gate_url: None, bring, session: SessionId::new() };
+        let workspace = create_clone(&checkout, &request).unwrap();
+        let (copy, grown) = (workspace.root.join("target/large"), disk.used() - before);
+        assert!(grown < 50_000_000, "{grown} bytes more, {:?}", workspace.notices);
+        if !shares {
+            // The control.
+            assert!(!copy.exists() && workspace.notices.iter().any(|notice| notice.contains("cannot share blocks")), "{workspace:?}");
+            continue;
+        }
+        assert_eq!(copy.metadata().unwrap().len(), SIZE as u64, "{workspace:?}");
+        // What the session writes into its copy is its own.
+        let mut file = fs::OpenOptions::new().write(true).open(&copy).unwrap();
+        std::io::Write::write_all(&mut file, b"mine").unwrap();
+        assert_eq!(&fs::read(&copy).unwrap()[..6], b"minexx");
+        assert!(fs::read(root.join("target/large")).unwrap().iter().all(|byte| *byte == b'x'));
+        assert!(disk.used() - before < 50_000_000);
+    }
 }
