@@ -193,6 +193,7 @@ pub struct Strict(pub bool);
 
 /// `[git]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 pub struct Git {
     /// Branch patterns that no session may push to: those of every layer together, beginning with main, master, release/*.
     pub protected: Vec<String>,
@@ -208,6 +209,8 @@ pub struct Git {
     pub held: Vec<String>,
     /// Whether what the session pushes goes on at once. Default: not where a person sits at a terminal.
     pub push: Push,
+    /// Whether a remote over a network is asked at the start and at the end where its protected branches stand. Default: true.
+    pub watch_remote: bool,
     /// Whether the session may rewrite its own branch. Default: false.
     pub force: bool,
     /// Whether the end of a run opens a pull request. Default: false.
@@ -494,6 +497,7 @@ impl Default for Git {
             include: Vec::new(),
             held: vec![".github/workflows/**".to_owned()],
             push: Push::Auto,
+            watch_remote: true,
             force: false,
             pr: false,
             api_url: None,

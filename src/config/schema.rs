@@ -203,6 +203,7 @@ pub static KEYS: &[Key] = &[
     key!(git.include: Vec<String>, Free, "ignored files that a session gets a copy of, written as in a .gitignore, besides those of .worktreeinclude"),
     key!(git.held: Vec<String>, Stricter, "path patterns whose changes a person looks at before they are pushed"),
     key!(git.push: Push, Stricter, "what the session pushes goes to the remote at once (direct), waits for `sentrely pr` (hold), or waits on a terminal and not in CI (auto)"),
+    key!(git.watch_remote: bool, Never, "ask a remote over a network, with your own git, where its protected branches stand, at the start and at the end"),
     key!(git.force: bool, Never, "let a session rewrite its own branch on the remote"),
     key!(git.pr: bool, Never, "push the branch and open a pull request at the end of a run"),
     key!(git.api_url: Option<String>, Never, "address of a GitHub Enterprise API, like https://github.example.com/api/v3, or of a GitLab's, which ends in /api/v4", check = |config| {

@@ -141,7 +141,8 @@ async fn set_up_in(
     let (protected, asking) = protection::of(prepared);
     tasks.extend(asking);
     let tripwire = set_tripwire(prepared, &protected).await;
-    let far = prepared.checkout.as_ref().map(|checkout| FarLook::start(checkout, &protected.patterns(), FAR));
+    let watched = prepared.checkout.as_ref().filter(|_| prepared.request.config.git.watch_remote);
+    let far = watched.map(|checkout| FarLook::start(checkout, &protected.patterns(), FAR));
     let gate = match (listener, &prepared.checkout, &copy) {
         (Some(listener), Some(checkout), Some(copy)) => {
             Some(start_gate(prepared, dir, (listener, gate_secret), checkout, copy, chronicle.clone(), (protected.clone(), &kept))?)

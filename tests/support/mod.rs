@@ -16,4 +16,5 @@ pub(crate) mod pty;
 pub(crate) mod python;
 pub(crate) mod run;
 pub(crate) mod shell;
+pub(crate) mod sshd;
 pub(crate) mod state;

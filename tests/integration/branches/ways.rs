@@ -12,10 +12,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::rest::Rest;
-use crate::support::components::{Component, NPM, PYTHON, SSHD, find_program, target_dir};
+use crate::support::components::{Component, NPM, PYTHON, SSHD, target_dir};
 use crate::support::env::TestEnv;
 use crate::support::git::{Lab, Origin, PASSWORD};
 use crate::support::run::wait_until;
+use crate::support::sshd;
 
 /// What programs of the system every user may run.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
@@ -361,33 +362,7 @@ fn serve(transport: Transport, lab: &Lab, env: &TestEnv, port: u16) -> Option<Se
             let daemon = Path::new(String::from_utf8_lossy(&programs).trim()).join("git-daemon");
             quiet(Command::new(daemon).args(options).arg(format!("--port={port}")))
         }
-        Transport::Ssh => {
-            let dir = lab.path("state");
-            let key = |path: &Path| {
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status().unwrap();
-                assert!(made.success());
-            };
-            let own = env.home().join(".ssh");
-            key(&dir.join("host"));
-            key(&own.join("id_test"));
-            fs::copy(own.join("id_test.pub"), dir.join("authorized")).unwrap();
-            let host = fs::read_to_string(dir.join("host.pub")).unwrap();
-            write(&own.join("known"), &format!("[127.0.0.1]:{port} {host}"));
-            let client = format!(
-                "Host *\n IdentityFile {0}/id_test\n IdentitiesOnly yes\n UserKnownHostsFile {0}/known\n BatchMode yes\n",
-                own.display()
-            );
-            write(&own.join("config"), &client);
-            let config = format!(
-                "ListenAddress 127.0.0.1\nPort {port}\nHostKey {0}/host\nAuthorizedKeysFile {0}/authorized\nStrictModes no\nUsePAM no\n\
-                 PermitRootLogin yes\nPasswordAuthentication no\nPidFile none\n",
-                dir.display()
-            );
-            write(&dir.join("sshd"), &config);
-            let _ = fs::create_dir_all("/run/sshd"); // only root needs it
-            quiet(Command::new(find_program("sshd").unwrap()).args(["-D", "-e", "-f"]).arg(dir.join("sshd")))
-        }
+        Transport::Ssh => return Some(Server(sshd::serve(&lab.path("state"), &env.home(), port, ""))),
     };
     wait_until(Duration::from_mins(1), "the server", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     Some(server)
