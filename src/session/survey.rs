@@ -67,7 +67,7 @@ pub fn survey(env: &Env, cwd: &Path, wall: &config::Wall, state: &Path) -> Surve
         Err(refused) => refused,
     };
     match Wall::allow_list(&request, &[places.config_dir], wall.sudo) {
-        Ok(lower) => found(format!("degraded ({why}): files by a Landlock list"), false, lower.hidden().to_vec(), OPEN_FILES),
+        Ok(lower) => found(format!("degraded ({why}): files by {}", Wall::LOWER), false, lower.hidden().to_vec(), OPEN_FILES),
         Err(_) if Scope::new().is_ok() => found(format!("lowest ({why}): {}", Scope::KEEPS), false, Vec::new(), OPEN_SCOPE),
         Err(_) => found(format!("none ({why}, and no Landlock)"), false, Vec::new(), OPEN_SCOPE),
     }

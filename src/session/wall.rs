@@ -157,7 +157,7 @@ fn decide_height(
     let has_landlock = !Hidden::here().landlock;
     let lower = || Wall::allow_list(&needs(request, workspace, checkout, None), &[config_dir(request)], wall.sudo);
     if let Some(Ok(lower)) = has_landlock.then(lower) {
-        let words = format!("degraded ({why}): files by a Landlock list; sockets of other programs stay reachable");
+        let words = format!("degraded ({why}): files by {}; sockets of other programs stay reachable", Wall::LOWER);
         return Ok(decision(Height::Files, words, OPEN_FILES, lower.hidden().to_vec()));
     }
     if has_landlock && Scope::new().is_ok() {

@@ -193,11 +193,13 @@ impl Layer {
         &self.dir
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn base_dir(&self) -> &Path {
         &self.base
     }
 
     /// A further copy-on-write directory's own place.
+    #[cfg(target_os = "linux")]
     pub(super) fn pair(&self, n: usize) -> io::Result<(PathBuf, PathBuf)> {
         let name = if n == 0 { "home".to_owned() } else { format!("home.{n}") };
         let (upper, work) = (self.dir.join(&name), self.dir.join(format!("{name}.work")));

@@ -40,6 +40,9 @@ enum Domain {
 }
 
 impl Wall {
+    /// What the lower wall's hold on files is.
+    pub const LOWER: &'static str = "a Landlock list";
+
     /// The full wall, which writes to `layer`. `setuid`: programs like `sudo` keep their power, for root only.
     ///
     /// # Errors

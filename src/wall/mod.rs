@@ -8,21 +8,21 @@
 //! A wall is made before the fork and entered between fork and exec. [`Wall::try_out`] enters it in a process that ends at once, which is the only
 //! proof that a machine allows it: `unshare` alone succeeds where mounting is refused later.
 //!
-//! On macOS there is a Seatbelt profile instead (`seatbelt`, untested); elsewhere there is nothing.
+//! On macOS there is a Seatbelt profile instead (`macos`, `seatbelt`; untested).
 
 #[cfg(target_os = "linux")]
 mod allow_list;
 #[cfg(target_os = "linux")]
 mod doors;
 mod egress;
-#[cfg(not(target_os = "linux"))]
-mod elsewhere;
 #[cfg(target_os = "linux")]
 mod filter;
 mod hosts;
 mod layer;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
 #[cfg(target_os = "linux")]
 mod mounts;
 #[cfg(target_os = "linux")]
@@ -44,10 +44,10 @@ use std::io;
 use std::path::Path;
 
 pub use egress::{Egress, OnDenied};
-#[cfg(not(target_os = "linux"))]
-pub use elsewhere::{Arriving, Scope, ScopeError, Wall, make_opaque};
 pub use hosts::{Denied, HostError, HostList};
 pub use layer::{HomeChange, HomeChangeKind, Layer};
+#[cfg(target_os = "macos")]
+pub use macos::{Arriving, Scope, ScopeError, Wall, make_opaque};
 pub use request::{Over, PlanError, Request};
 pub use secrets::config_holds_credential;
 #[cfg(target_os = "linux")]

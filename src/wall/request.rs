@@ -50,6 +50,9 @@ pub struct Over {
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
+    /// Not on this system.
+    #[error("it needs Linux")]
+    NotHere,
     /// Nothing to be kept.
     #[error("the home directory {0} cannot be made copy-on-write")]
     Home(PathBuf),

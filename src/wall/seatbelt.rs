@@ -20,7 +20,7 @@ pub(super) struct Policy {
     pub(super) session: Option<PathBuf>,
     /// The working copy in it.
     pub(super) work: Vec<PathBuf>,
-    /// Neither read nor written: credential files, and what of the own session is nobody's business.
+    /// Neither read, written nor connected to: credential files, and what of the own session is nobody's business.
     pub(super) hidden: Vec<PathBuf>,
     /// Sockets that act with the user's rights.
     pub(super) sockets: Vec<PathBuf>,
@@ -56,12 +56,11 @@ pub(super) fn profile(policy: &Policy) -> String {
     rule("allow file-read*", policy.session.as_slice());
     rule("allow file-read* file-write*", &policy.work);
     rule("deny file-read* file-write*", &policy.hidden);
-    if !policy.sockets.is_empty() {
-        let filters: Vec<_> =
-            policy.sockets.iter().map(|path| format!("\n  (remote unix-socket (path-literal {}))", quoted(path))).collect();
-        let filters = filters.concat();
-        let _ = writeln!(text, "(deny network-outbound{filters})");
-    }
+    // To connect to a socket is neither to read nor to write its file: sentrely's own, and those of agents of keys, lie in these.
+    let within = std::iter::once(&policy.state).chain(&policy.hidden).map(|path| ("subpath", path));
+    let exactly = policy.sockets.iter().map(|path| ("path-literal", path));
+    let filters = within.chain(exactly).map(|(how, path)| format!("\n  (remote unix-socket ({how} {}))", quoted(path)));
+    let _ = writeln!(text, "(deny network-outbound{})", filters.collect::<Vec<_>>().concat());
     let services = KEYCHAIN.map(|name| format!("\n  (global-name \"{name}\")")).concat();
     let _ = writeln!(text, "(deny mach-lookup{services})");
     text.push_str("(deny signal)\n(allow signal (target same-sandbox))\n");
@@ -126,6 +125,9 @@ mod tests {
   (subpath "/Users/ana/.aws")
   (subpath "/Users/ana/.local/state/sentrely/sessions/x/lock"))
 (deny network-outbound
+  (remote unix-socket (subpath "/Users/ana/.local/state/sentrely"))
+  (remote unix-socket (subpath "/Users/ana/.aws"))
+  (remote unix-socket (subpath "/Users/ana/.local/state/sentrely/sessions/x/lock"))
   (remote unix-socket (path-literal "/private/var/run/docker.sock")))
 (deny mach-lookup
   (global-name "com.apple.SecurityServer")
@@ -139,7 +141,7 @@ mod tests {
 "#;
         assert_eq!(profile(&policy()), expected);
         let bare = profile(&Policy { state: "/s".into(), ..Policy::default() });
-        assert!(!bare.contains("network-outbound") && bare.matches("(allow file-write*").count() == 1, "{bare}");
+        assert!(!bare.contains("path-literal") && bare.matches("(allow file-write*").count() == 1, "{bare}");
     }
 
     proptest! {
@@ -160,7 +162,7 @@ mod tests {
                 prop_assert!(depth >= 0);
             }
             prop_assert!(depth == 0 && !inside);
-            prop_assert_eq!(text.lines().count(), profile(&policy()).lines().count() - 1);
+            prop_assert_eq!(text.lines().count(), profile(&policy()).lines().count() - 2);
         }
     }
 }

@@ -6,11 +6,9 @@ use std::fs;
 use serde::Serialize;
 
 use super::{Check, Status, Surroundings};
-#[cfg(target_os = "linux")]
 use crate::session::survey::survey;
 
 /// Tried out whole: what a session would get.
-#[cfg(target_os = "linux")]
 pub(super) fn wall(at: &Surroundings) -> Check {
     const NAME: &str = "wall";
     let config = crate::cli::load_config(Vec::new()).map(|loaded| loaded.config.wall).unwrap_or_default();
@@ -121,22 +119,17 @@ pub(super) fn cgroup(_at: &Surroundings) -> Check {
     Check::ok(NAME, format!("one for each session, below {above}; {limit}"))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub(super) fn user_namespaces(_at: &Surroundings) -> Check {
     Check::warn("user namespaces", "not on this system", "the wall is lower here; the banner of each session says how high it is")
 }
 
-#[cfg(not(target_os = "linux"))]
-pub(super) fn wall(_at: &Surroundings) -> Check {
-    Check::warn("wall", "not on this system", "the command can do whatever your account can")
-}
-
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub(super) fn landlock(_at: &Surroundings) -> Check {
     Check::warn("Landlock", "not on this system", "the wall is lower here; the banner of each session says how high it is")
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub(super) fn cgroup(_at: &Surroundings) -> Check {
     Check::warn("cgroup v2", "not on this system", "sessions are ended process by process instead")
 }

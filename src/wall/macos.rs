@@ -1,14 +1,14 @@
-//! Where there are neither namespaces nor Landlock: on macOS a Seatbelt profile stands for the lower wall (untested), elsewhere nothing does.
+//! macOS has neither namespaces nor Landlock: a Seatbelt profile stands for the lower wall. **Untested.**
 
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Refused;
 use super::layer::Layer;
 use super::request::{PlanError, Request};
+use super::{Refused, seatbelt, secrets};
 
-/// The profile, if this system knows such.
+/// The profile.
 pub struct Wall {
     profile: String,
     hidden: Vec<PathBuf>,
@@ -54,15 +54,16 @@ pub fn make_opaque(_dir: &Path) -> io::Result<()> {
 }
 
 impl Wall {
+    /// What the lower wall's hold on files is.
+    pub const LOWER: &'static str = "a Seatbelt profile, untested";
+
     /// There is no full wall here.
-    pub fn full(request: &Request, _layer: &Layer, _setuid: bool) -> Result<Self, PlanError> {
-        Err(PlanError::Home(request.home.clone()))
+    pub fn full(_request: &Request, _layer: &Layer, _setuid: bool) -> Result<Self, PlanError> {
+        Err(PlanError::NotHere)
     }
 
-    /// The profile of macOS.
-    #[cfg(target_os = "macos")]
+    /// The profile.
     pub fn allow_list(request: &Request, config_dirs: &[PathBuf], _setuid: bool) -> Result<Self, ScopeError> {
-        use super::{seatbelt, secrets};
         let real = |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().filter_map(|path| path.canonicalize().ok()).collect() };
         let home = request.home.canonicalize().unwrap_or_else(|_| request.home.clone());
         let allowed = real(&request.allow_read);
@@ -72,8 +73,12 @@ impl Wall {
         hidden.retain(|path| !allowed.contains(path));
         hidden.sort();
         hidden.dedup();
-        let sockets: Vec<PathBuf> =
-            if request.docker { Vec::new() } else { real(&secrets::DOCKER_SOCKETS.iter().map(PathBuf::from).collect::<Vec<_>>()) };
+        let mut sockets = secrets::sockets(nix::unistd::getuid().as_raw());
+        if !request.docker {
+            sockets.extend(secrets::DOCKER_SOCKETS.iter().map(PathBuf::from));
+        }
+        sockets.retain(|path| !request.kept_sockets.contains(path));
+        let sockets = real(&sockets);
         let state = request.state.canonicalize().unwrap_or_else(|_| request.state.clone());
         let read_write = real(&request.read_write);
         let (work, mut writable): (Vec<PathBuf>, Vec<PathBuf>) = read_write.into_iter().partition(|path| path.starts_with(&state));
@@ -90,12 +95,6 @@ impl Wall {
             sockets,
         };
         Ok(Self { profile: seatbelt::profile(&policy), hidden })
-    }
-
-    /// There is none here.
-    #[cfg(not(target_os = "macos"))]
-    pub fn allow_list(_request: &Request, _config_dirs: &[PathBuf], _setuid: bool) -> Result<Self, ScopeError> {
-        Err(ScopeError)
     }
 
     /// There is no network of the command's own here.
