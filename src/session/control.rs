@@ -4,7 +4,6 @@
 //! cannot raise its own limits (invariant I9). What was changed, and by which process, goes to the journal.
 
 use std::io::{self, BufRead, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,8 +89,8 @@ pub fn change_limit(socket: &Path, change: LimitChange, from: String) -> Result<
 }
 
 fn ask(socket: &Path, command: &Command) -> io::Result<Answer> {
-    let parent = std::fs::File::open(socket.parent().unwrap_or(Path::new("/")))?;
-    let mut stream = std::os::unix::net::UnixStream::connect(short(socket, &parent))?;
+    let (short, _way) = short(socket)?;
+    let mut stream = std::os::unix::net::UnixStream::connect(short)?;
     // Others may be before us.
     stream.set_read_timeout(Some(3 * PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -109,19 +108,39 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // A socket's address has room for about a hundred bytes; a home or a temporary directory can be longer than that.
-    let parent = std::fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let listener = UnixListener::bind(short(path, &parent))?;
+    let (short, _way) = short(path)?;
+    let listener = UnixListener::bind(short)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// The same place by a path that does not grow with the directory's: good while `parent` is open.
-fn short(path: &Path, parent: &std::fs::File) -> PathBuf {
-    match path.file_name() {
-        Some(name) if cfg!(target_os = "linux") => Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name),
-        _ => path.to_owned(),
-    }
+/// The same place by a path that does not grow with the directory's, good while the second value is kept: a socket's address has room for about
+/// a hundred bytes, and a home or a temporary directory can be longer than that.
+fn short(path: &Path) -> io::Result<(PathBuf, Way)> {
+    let (parent, way) = way_to(path.parent().unwrap_or(Path::new("/")))?;
+    Ok((parent.join(path.file_name().ok_or(io::ErrorKind::InvalidInput)?), way))
+}
+
+#[cfg(target_os = "linux")]
+type Way = std::fs::File;
+
+#[cfg(target_os = "linux")]
+fn way_to(dir: &Path) -> io::Result<(PathBuf, Way)> {
+    use std::os::fd::AsRawFd;
+    let open = std::fs::File::open(dir)?;
+    Ok((Path::new("/proc/self/fd").join(open.as_raw_fd().to_string()), open))
+}
+
+#[cfg(target_os = "macos")]
+type Way = tempfile::TempDir;
+
+/// A link to it, in a directory that nobody else may enter.
+#[cfg(target_os = "macos")]
+fn way_to(dir: &Path) -> io::Result<(PathBuf, Way)> {
+    let way = tempfile::Builder::new().prefix("sentrely-").tempdir_in("/tmp")?;
+    let link = way.path().join("d");
+    std::os::unix::fs::symlink(dir.canonicalize()?, &link)?;
+    Ok((link, way))
 }
 
 /// Serves until the task is aborted. `supervisor` is our own process id: its descendants are not heard.
@@ -214,10 +233,8 @@ mod tests {
         let dir = root.path().join("d".repeat(150));
         std::fs::create_dir(&dir).unwrap();
         let path = dir.join("control.sock");
-        if cfg!(target_os = "linux") {
-            drop(bind(&path).unwrap());
-            let _again = bind(&path).unwrap();
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
+        drop(bind(&path).unwrap());
+        let _again = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
