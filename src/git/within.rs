@@ -109,7 +109,7 @@ impl Within {
         };
         let fresh = [name.as_encoded_bytes(), b".sentrely"].concat();
         let _ = unlinkat(&folder, &fresh[..], UnlinkatFlags::NoRemoveDir);
-        let mut file = create(&folder, &fresh, 0o644).map_err(|error| told(&at, error))?;
+        let mut file = create(&folder, &fresh, Mode::from_bits_truncate(0o644)).map_err(|error| told(&at, error))?;
         file.write_all(bytes).map_err(GitError::io("write", &at))?;
         renameat(&folder, &fresh[..], &folder, name).map_err(|error| told(&at, error.into()))
     }
@@ -124,7 +124,7 @@ impl Within {
     }
 
     /// A new, empty file; an error where anything is there.
-    pub(super) fn create(&self, relative: &Path, mode: u32) -> io::Result<File> {
+    pub(super) fn create(&self, relative: &Path, mode: Mode) -> io::Result<File> {
         let place = self.parent(relative, true).map_err(|error| io::Error::other(error.to_string()))?;
         let (folder, name) = place.ok_or(io::ErrorKind::InvalidInput)?;
         create(&folder, name.as_encoded_bytes(), mode)
@@ -171,9 +171,9 @@ fn held(folder: &OwnedFd, path: &Path) -> PathBuf {
     if cfg!(target_os = "linux") { PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())) } else { path.to_owned() }
 }
 
-fn create(folder: &OwnedFd, name: &[u8], mode: u32) -> io::Result<File> {
+fn create(folder: &OwnedFd, name: &[u8], mode: Mode) -> io::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(File::from(openat(folder, name, flags, Mode::from_bits_truncate(mode))?))
+    Ok(File::from(openat(folder, name, flags, mode)?))
 }
 
 /// What an opened file holds, if it is a regular one of at most this size.
@@ -224,7 +224,7 @@ mod tests {
             within.replace(file, b"new").unwrap();
             assert_eq!(within.read(file, 10).unwrap().as_deref(), Some(&b"new"[..]), "{file}");
         }
-        assert!(within.replace("away/linked", b"new").is_err() && within.create(Path::new("away/x"), 0o600).is_err());
+        assert!(within.replace("away/linked", b"new").is_err() && within.create(Path::new("away/x"), Mode::empty()).is_err());
         assert!(within.read("away/linked", 10).is_err() && within.remove(Path::new("away/linked")).is_err());
         assert!(within.replace("../target/linked", b"new").is_err());
         for name in ["linked", "hard"] {

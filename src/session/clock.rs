@@ -16,7 +16,7 @@ const NAP: Duration = Duration::from_secs(1);
 pub(super) fn now() -> Duration {
     #[cfg(target_os = "linux")]
     const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
     const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
     // It cannot fail for a clock that every kernel has.
     clock_gettime(CLOCK).map(Duration::from).unwrap_or_default()

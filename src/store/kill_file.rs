@@ -3,7 +3,7 @@
 //!
 //! A [`KillFileWatch`] has an inotify on the directories, so that it trips within a fraction of a millisecond. It is level
 //! triggered: whatever wakes it, it looks whether the file is there, so a lost or overflowed event costs at most the slow look
-//! (1 s) beside it. Where inotify cannot be had (its instances are few for each user) the look is made every 50 ms instead.
+//! (1 s) beside it. Where inotify cannot be had (macOS; and its instances are few for each user) the look is made every 50 ms instead.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -169,6 +169,7 @@ impl KillFileWatch {
     /// The kill file that exists, if one does. Also empties the inotify queue, so that the descriptor is ready again only
     /// after the next change.
     pub fn tripped(&self) -> Option<PathBuf> {
+        #[cfg(target_os = "linux")]
         self.empty_queue();
         // Whatever it is: a dangling link kills too.
         self.paths.iter().find(|path| path.symlink_metadata().is_ok()).cloned()
@@ -178,7 +179,7 @@ impl KillFileWatch {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         #[cfg(target_os = "linux")]
         return self.inotify.as_ref().map(AsFd::as_fd);
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(target_os = "macos")]
         None
     }
 
@@ -214,9 +215,6 @@ impl KillFileWatch {
             while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         }
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn empty_queue(&self) {}
 }
 
 #[cfg(target_os = "linux")]

@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::Mode;
+
 use super::super::GitError;
 use super::super::within::Within;
 use super::LARGEST_FILE;
@@ -246,7 +248,7 @@ impl<'a> Shadow<'a> {
             return Ok(false);
         }
         let mode = if meta.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
-        let mut to = self.within.create(file, mode)?;
+        let mut to = self.within.create(file, Mode::from_bits_truncate(mode))?;
         // It may grow while it is read.
         let copied = io::copy(&mut content.take(limit + 1), &mut to)?;
         if copied > limit {

@@ -121,7 +121,7 @@ fn beneath(root: &Path, path: &Path, flags: OFlag) -> Option<io::Result<File>> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 fn beneath(_: &Path, _: &Path, _: OFlag) -> Option<io::Result<File>> {
     None
 }
