@@ -8,10 +8,11 @@
 //! A module imports only from lines below its own (`tests/layering.rs` enforces it); no part imports another part.
 //!
 //! ```text
-//! 5  main -> cli                                        words in, words out: clap, tables, exit codes
-//! 4  session                                            one run; the only place where the parts meet
-//! 3  process  proxy  aws  git  wall  forge  simulated  dashboard  alerts   parts; none imports another part
-//! 2  store  config                                      what lies on disk
+//! 6  main -> cli                                        words in, words out: clap, tables, exit codes
+//! 5  session                                            one run; the only place where the parts meet
+//! 4  process  proxy  aws  git  wall  forge  simulated  dashboard  alerts   parts; none imports another part
+//! 3  store  config                                      what lies on disk
+//! 2  system                                             what the kernel tells of processes: a room for each system
 //! 1  meter                                              budgets, prices, context, ledger. Pure
 //! 0  model                                              vocabulary. Pure data
 //! ```
@@ -59,4 +60,5 @@ pub mod proxy;
 pub mod session;
 pub mod simulated;
 pub mod store;
+pub mod system;
 pub mod wall;

@@ -18,8 +18,10 @@ use super::request::{AgentRequest, SpawnError, enterable, explain, resolve};
 use super::spawn::{self, Change, Plan};
 use super::sweep::Sweep;
 use super::terminal::{Terminal, job_control, shell_above};
-use super::tree::{Process, Root, signal_tree};
+use super::tree::{Root, signal_tree};
 use super::{AgentEvent, Cgroup, Ended, Exit, Keep, Rung, Survivor};
+use crate::store::sweep::MARKER;
+use crate::system::Process;
 
 /// Added to the agent's OOM score, so that the kernel takes it before its supervisor.
 const OOM_SCORE: i32 = 300;
@@ -141,6 +143,8 @@ impl Agent {
             }
         };
         let changes = reaper.watch(pid);
+        let root = Root::here();
+        root.watch_over(pid, env.iter().find(|(name, _)| name == MARKER).and_then(|(_, value)| value.to_str()));
         raise_oom_score(pid);
         let cgroup = cgroup.and_then(|cgroup| {
             if cgroup.holds(pid.as_raw()) {
@@ -151,7 +155,7 @@ impl Agent {
         });
         Ok(Self {
             pid,
-            root: Root::here(),
+            root,
             cgroup,
             strike: None,
             reaper,
@@ -176,7 +180,7 @@ impl Agent {
         self.pid.as_raw()
     }
 
-    /// When it started, in clock ticks since boot. `None` where `/proc` does not tell.
+    /// When it started: [`Process::start`]. `None` where that cannot be read.
     pub fn start(&self) -> Option<u64> {
         Process::read(self.pid()).map(|process| process.start)
     }
@@ -281,6 +285,7 @@ impl Agent {
     pub fn strike(&mut self, hard: bool) {
         // What was reaped may have been the agent, and then its number is free.
         self.absorb();
+        self.root.remember();
         // From here on processes die of it, and the first can be reaped before the end goes on.
         self.reaper.count();
         let group = self.group();
@@ -315,7 +320,7 @@ impl Agent {
     pub async fn end_but(&mut self, grace: Option<Duration>, keep: &Keep) -> Ended {
         let mut sweep = Sweep::new(keep, Instant::now());
         self.reaper.count();
-        let mut left = self.reaper.reap();
+        let mut left = self.is_anything_left();
         self.absorb();
         let mut signalled_at = self.strike.as_ref().map(|strike| strike.at);
         if left && let Some(grace) = grace {
@@ -364,7 +369,7 @@ impl Agent {
     async fn wait_until_gone(&mut self, sweep: &mut Sweep<'_>, grace: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + grace;
         loop {
-            let left = self.reaper.reap();
+            let left = self.is_anything_left();
             self.absorb();
             if !left || (sweep.keeps() && self.reaper.has_reaped(|reaped| sweep.knows_only(reaped)) && sweep.finds_only_the_kept()) {
                 return left;
@@ -391,7 +396,7 @@ impl Agent {
                     sweep.was_struck(None, &[Rung::Cgroup]);
                 }
             }
-            if !self.reaper.reap() {
+            if !self.is_anything_left() {
                 return Vec::new();
             }
             if sweep.has_only_the_kept() {
@@ -411,7 +416,7 @@ impl Agent {
     async fn wait_for_the_known(&self, sweep: &Sweep<'_>, cgroup: Option<&Cgroup>) -> bool {
         let until = tokio::time::Instant::now() + if cgroup.is_some() { CGROUP_TIME } else { sweep.pause() };
         while timeout_at(until, self.reaper.passed()).await.is_ok() {
-            if !self.reaper.reap() {
+            if !self.is_anything_left() {
                 return false;
             }
             let known_are_gone = || self.reaper.has_reaped(|reaped| sweep.knows_only(reaped));
@@ -420,6 +425,12 @@ impl Agent {
             }
         }
         true
+    }
+
+    /// Reaps all there is. Returns whether anything of the tree is left, dead or alive.
+    fn is_anything_left(&self) -> bool {
+        let has_children = self.reaper.reap();
+        has_children || self.root.has_orphans()
     }
 
     /// Takes in what the reaper has seen, where nobody waits for events.

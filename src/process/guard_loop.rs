@@ -24,10 +24,11 @@ use super::guardian::{
 use super::spawn::{self, Change, Waited, wait_any};
 use super::sweep::Sweep;
 use super::terminal::{Terminal, understands_escapes};
-use super::tree::{Process, Root};
+use super::tree::Root;
 use super::{Cgroup, Exit, Keep, Outcome, Rung};
 use crate::model::{EXIT_FAILED_PROMISE, EXIT_KILLED};
 use crate::store::kill_file::{KillFileWatch, paths_for};
+use crate::system::Process;
 
 /// Within this the supervisor acknowledges a kill.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
@@ -484,7 +485,7 @@ impl Guard {
     fn reap(&mut self, reaped: &mut HashSet<i32>) -> (bool, Option<Exit>) {
         let mut supervisor = None;
         loop {
-            match wait_any() {
+            match wait_any(None) {
                 Waited::Nothing => return (true, supervisor),
                 Waited::NoChild => return (false, supervisor),
                 Waited::Changed(pid, Change::Ended(exit)) => {

@@ -94,7 +94,7 @@ impl GuardianError {
 /// `on_orphaned` runs in the guardian if the supervisor died: it gets what was found and the session's directory, may write the
 /// journal (the lock is still held), and returns the line for stderr.
 ///
-/// Where there is no guardian (not Linux), this is the supervisor at once, and the link has nobody at its other end.
+/// Where there is no guardian (macOS), this is the supervisor at once, and the link has nobody at its other end.
 ///
 /// # Errors
 /// [`GuardianError`], in the only process there is.
@@ -107,7 +107,7 @@ pub fn fork(on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Res
 ///
 /// # Errors
 /// None.
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
 pub fn fork(_on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Result<Forked, GuardianError> {
     Ok(Forked::Supervisor(GuardianLink::unguarded()))
 }
@@ -120,6 +120,12 @@ pub(super) const TREE_GONE: u8 = b't';
 pub(super) const FINISHED: u8 = b'f';
 pub(super) const SIGNAL: u8 = b'S';
 pub(super) const ABOVE_GONE: u8 = b'P';
+
+/// A guardian that is gone is an error, not a SIGPIPE. macOS has no such flag, and no guardian.
+#[cfg(target_os = "linux")]
+const NO_SIGNAL: MsgFlags = MsgFlags::MSG_NOSIGNAL;
+#[cfg(target_os = "macos")]
+const NO_SIGNAL: MsgFlags = MsgFlags::empty();
 
 /// The supervisor's end of the socket to the guardian. All methods take `&self`.
 pub struct GuardianLink {
@@ -136,6 +142,7 @@ impl GuardianLink {
         Self { listener: OnceLock::new(), socket: None, ignored_at_start: 0 }
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn new(socket: OwnedFd, ignored_at_start: u64) -> Self {
         Self { listener: OnceLock::new(), socket: Some(socket), ignored_at_start }
     }
@@ -220,7 +227,7 @@ impl GuardianLink {
         let Some(socket) = &self.socket else { return Ok(()) };
         let tag = [tag];
         let parts = [io::IoSlice::new(&tag), io::IoSlice::new(data)];
-        sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(socket.as_raw_fd(), &parts, control, NO_SIGNAL, None)?;
         Ok(())
     }
 }

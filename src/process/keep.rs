@@ -4,10 +4,9 @@
 //! so nothing is ever kept when a session is *stopped*, whatever stops it, and what is kept is said in the summary. What a kept process
 //! has started is ended unless it is on the list itself.
 
-use std::fs;
 use std::path::Path;
 
-use super::tree::Process;
+use crate::system::{Process, command_line, executable};
 
 /// The main class of Gradle's daemon; its executable is some `java`.
 const GRADLE: &[u8] = b"org.gradle.launcher.daemon.bootstrap.GradleDaemon";
@@ -29,9 +28,7 @@ impl Keep {
         if self.0.is_empty() {
             return None;
         }
-        let executable = fs::read_link(format!("/proc/{}/exe", process.pid)).ok()?;
-        let command_line = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-        self.named(&executable, &command_line)
+        self.named(&executable(process.pid)?, &command_line(process.pid))
     }
 
     fn named(&self, executable: &Path, command_line: &[u8]) -> Option<&str> {

@@ -22,7 +22,9 @@
 //! After [`Agent::end`] nothing of the tree is left, or what is left is named as a [`Survivor`]. Work that a server does which
 //! was running before the session (docker, at, systemd, an existing tmux) is no part of the tree.
 //!
-//! Linux is held to all of this. Elsewhere there is no guardian and the ladder ends with the agent's process group.
+//! Linux is held to all of this. macOS is **untested**, and promises less. It has no guardian, no subreaper, no cgroup and no pidfd: the death
+//! of the supervisor ends nothing, and of the orphans those are found that the tree's `macos` room remembers or recognises. The ladder
+//! is the same: the agent's group, then everything of the tree by the table of processes, again and again until a look finds nothing.
 
 pub mod agent;
 pub mod ancestry;

@@ -98,7 +98,8 @@ impl Shared {
 
     fn pass(&self) -> bool {
         loop {
-            match wait_any() {
+            let watched = self.lock().watched.as_ref().map(|(pid, _)| *pid);
+            match wait_any(watched) {
                 Waited::Nothing => return true,
                 Waited::NoChild => return false,
                 Waited::Changed(pid, change) => self.note(pid, change),

@@ -1,4 +1,5 @@
-//! With `wall/syscall.rs` the only `unsafe` code of the crate: fork, spawn, waitpid and pidfd, each wrapped so that nothing outside has to care.
+//! Spawn and waitpid, and in the system's room fork and pidfd, each wrapped so that nothing outside has to care about `unsafe` code. The only
+//! other is in `system/macos.rs` and `wall/syscall.rs`.
 //!
 //! [`spawn`] is built on `std::process::Command`, which already does fork, exec and the pipe that carries an exec error back.
 //! Its `Child` is dropped at once: only [`super::reaper`] may wait.
@@ -8,16 +9,25 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{ForkResult, Pid};
+use nix::unistd::Pid;
 
 use super::Exit;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{adopt, end_of, fork, fork_for, signal_exactly, thread_count};
+#[cfg(target_os = "macos")]
+pub(super) use macos::signal_exactly;
 
 /// Work of the wall, done in the child just before exec. It must be async-signal-safe: no allocation, no locks, system
 /// calls only, because other threads of the supervisor may have held any lock at the fork.
@@ -56,9 +66,7 @@ const AT_HOOK: u8 = b'h';
 /// Starts the child in a process group of its own, with default signal dispositions, an empty signal mask and no file
 /// descriptor but 0, 1 and 2. Returns after exec succeeded, so the group and the foreground are set by then.
 pub(super) fn spawn(plan: Plan<'_>) -> Result<Pid, Failure> {
-    let (failed_at, child_end) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| Failure::Setup(e.into()))?;
-    let mut failed_at = File::from(failed_at);
-    let mut child_end = File::from(child_end);
+    let (mut failed_at, mut child_end) = io::pipe().map_err(Failure::Setup)?;
 
     let mut command = Command::new(plan.program);
     command.arg0(plan.arg0).args(plan.args).env_clear().current_dir(plan.cwd);
@@ -160,37 +168,6 @@ fn close_on_exec_from(first: libc::c_uint) {
     }
 }
 
-/// Forks the whole process.
-///
-/// # Errors
-/// `EBUSY` if this process has more than one thread, else what fork(2) says.
-pub(super) fn fork() -> io::Result<ForkResult> {
-    if thread_count().is_some_and(|threads| threads != 1) {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
-    }
-    // SAFETY: the process has one thread (checked above, and main calls this before it starts any), so no lock can be held
-    // by a thread that does not exist in the child.
-    Ok(unsafe { nix::unistd::fork() }?)
-}
-
-/// Forks a child that does `work` and ends, without running anything else of this program. For the guardian's watchman.
-#[cfg(target_os = "linux")]
-pub(super) fn fork_for(work: impl FnOnce()) -> io::Result<Pid> {
-    match fork()? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            work();
-            // SAFETY: _exit(2) ends the process at once; what it leaves behind belongs to the parent.
-            unsafe { libc::_exit(0) }
-        }
-    }
-}
-
-/// How many threads this process has; `None` where /proc does not tell.
-pub(super) fn thread_count() -> Option<usize> {
-    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
-}
-
 /// What waitpid(2) had to report on a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
@@ -212,15 +189,20 @@ pub(super) enum Waited {
 
 /// Waits, without blocking, for any child *of the calling thread* (`__WNOTHREAD`), of whatever clone flavour (`__WALL`), to
 /// end, stop or continue.
-pub(super) fn wait_any() -> Waited {
+///
+/// macOS knows no children of a thread: there it is only the `agent` that is waited for. Orphans do not come to us there, and
+/// what other threads have started (git, helpers) is theirs to wait for.
+pub(super) fn wait_any(agent: Option<Pid>) -> Waited {
     #[cfg(target_os = "linux")]
     const OPTIONS: libc::c_int = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED | libc::__WALL | libc::__WNOTHREAD;
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
     const OPTIONS: libc::c_int = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
+    let whom = if cfg!(target_os = "linux") { Some(-1) } else { agent.map(Pid::as_raw) };
+    let Some(whom) = whom else { return Waited::NoChild };
     loop {
         let mut status = 0;
         // SAFETY: `status` is a valid, writable c_int.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, OPTIONS) };
+        let pid = unsafe { libc::waitpid(whom, &raw mut status, OPTIONS) };
         return match pid {
             0 => Waited::Nothing,
             -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => continue,
@@ -243,57 +225,11 @@ fn decode(status: libc::c_int) -> Change {
     }
 }
 
-/// Sends `signals` in this order to the process that has `pid` *and* passes `is_it`: the process is pinned by a pidfd before it
-/// is looked at, so no signal can reach another one that was given the same number in between.
-///
-/// # Errors
-/// ESRCH if it is gone or is another one, EPERM if it may not be signalled.
-pub(super) fn signal_exactly(pid: i32, signals: &[Signal], is_it: impl FnOnce() -> bool) -> io::Result<()> {
-    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: pidfd_open(2) takes two integers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if let Ok(fd) = RawFd::try_from(fd)
-            && fd >= 0
-        {
-            let fd = adopt(fd);
-            if !is_it() {
-                return Err(gone());
-            }
-            let no_info = std::ptr::null::<libc::siginfo_t>();
-            for signal in signals {
-                let number = *signal as libc::c_int;
-                // SAFETY: the descriptor is open, and a null siginfo is allowed: the kernel fills one in as for kill(2).
-                if unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), number, no_info, 0) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() == Some(libc::ESRCH) {
-            return Err(error);
-        }
-    }
-    // No pidfd here (Linux before 5.3, or no descriptor left): look, then send.
+/// Sends `signals` in this order to the process that has `pid` *and* passes `is_it`. Nothing pins the process in between: where that can be
+/// had, `signal_exactly` of the system's room is better.
+fn look_and_signal(pid: i32, signals: &[Signal], is_it: impl FnOnce() -> bool) -> io::Result<()> {
     if !is_it() {
-        return Err(gone());
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     signals.iter().try_for_each(|signal| Ok(kill(Pid::from_raw(pid), *signal)?))
-}
-
-/// A descriptor that becomes readable when the process ends. `None` where there are no pidfds (Linux before 5.3).
-#[cfg(target_os = "linux")]
-pub(super) fn end_of(pid: Pid) -> Option<OwnedFd> {
-    // SAFETY: pidfd_open(2) takes two integers; what it returns is close-on-exec.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).map(adopt)
-}
-
-/// Takes ownership of a descriptor that the kernel has just handed to us and that nobody else owns: from `pidfd_open` or out of
-/// an `SCM_RIGHTS` message.
-pub(super) fn adopt(fd: RawFd) -> OwnedFd {
-    // SAFETY: by the contract above the number is open and has no other owner.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }

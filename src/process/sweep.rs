@@ -15,8 +15,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::ancestry::NAMESPACE_INIT;
-use super::tree::{Process, Root};
+use super::tree::Root;
 use super::{Keep, Kept, Outcome, Rung, Survivor, SurvivorReason};
+use crate::system::Process;
 
 /// How long a sweep goes on without a new process appearing or a known one going. The teardown of a large process (2.5 ms
 /// for each 20 MB) has to fit.
@@ -197,9 +198,9 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Whether everything that the last round found is among `reaped`.
+    /// Whether everything that the last round found is among `reaped`, or gone without that.
     pub(super) fn knows_only(&self, reaped: &HashSet<i32>) -> bool {
-        self.left.iter().all(|process| reaped.contains(&process.pid))
+        self.left.iter().all(|process| reaped.contains(&process.pid) || self.root.was_reaped_by_others(process))
     }
 
     /// What is left, once there is no hope that waiting helps. `None`: go on.

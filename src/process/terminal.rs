@@ -23,7 +23,7 @@ use nix::sys::termios::{FlowArg, LocalFlags, SetArg, Termios, cfmakeraw, tcflow,
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use super::Exit;
-use super::tree::Process;
+use crate::system::Process;
 
 /// Brings any terminal back from what a full-screen program may have left on, in any state of a half-sent sequence, without
 /// clearing the screen and without moving the cursor of one that was not in the alternate screen:

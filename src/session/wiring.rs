@@ -363,13 +363,12 @@ async fn lease(prepared: &Prepared, reporter: &Reporter) -> Result<Option<Lease>
 }
 
 fn attempt_started(prepared: &Prepared, attempt: u32) -> Event {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default();
     let spent = prepared.earlier.as_ref().map(SessionView::spent).unwrap_or_default();
     Event::AttemptStarted {
         attempt,
         pid: std::process::id(),
         host: host(),
-        boot_id,
+        boot_id: crate::system::boot_id(),
         command: prepared.request.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
         billing: prepared.billing.clone(),
         upstream: prepared.upstream_origin_url(),

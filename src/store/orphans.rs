@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::model::{SessionId, Survivor, SurvivorReason};
+use crate::system::{Process, newest, pids};
 
 /// The variable that marks the processes of a session; its value is the session's full id.
 pub const MARKER: &str = "SENTRELY_RUN_ID";
@@ -53,18 +53,18 @@ impl Marks {
     /// Ends every process that belongs to the session; returns how many went, and those that did not.
     pub(super) fn end_all(&self) -> (u32, Vec<Survivor>) {
         end(|visit| {
-            let from = last_pid();
+            let from = newest();
             self.find(visit);
             self.chase(from, visit);
         })
     }
 
     /// Visits the processes that carry a mark, and everything below these; not this process itself.
-    fn find(&self, visit: &mut dyn FnMut(Found)) {
+    fn find(&self, visit: &mut dyn FnMut(Process)) {
         let me = i32::try_from(std::process::id()).unwrap_or(0);
         let own_mounts = own_mounts();
         let (mut above, mut others) = (HashSet::new(), Vec::new());
-        for process in pids().filter(|pid| *pid != me).filter_map(Found::read).filter(|process| !process.is_dead()) {
+        for process in pids().filter(|pid| *pid != me).filter_map(Process::read).filter(|process| !process.is_dead()) {
             if self.mark(&process, own_mounts.as_deref()) {
                 above.insert(process.pid);
                 visit(process);
@@ -76,7 +76,7 @@ impl Marks {
             let (below, rest) = others.into_iter().partition::<Vec<_>, _>(|process| above.contains(&process.parent));
             others = rest;
             // The same process as when it was looked at: not one that has its number now.
-            let below: Vec<Found> = below.into_iter().filter(Found::is_there).collect();
+            let below: Vec<Process> = below.into_iter().filter(Process::lives).collect();
             above = below.iter().map(|process| process.pid).collect();
             below.into_iter().for_each(&mut *visit);
         }
@@ -84,7 +84,7 @@ impl Marks {
 
     /// What hands itself on from process to process every few milliseconds has gone on by the end of any list of processes: the numbers
     /// that were given out since `from` are looked at as they come, until none of the session's has come for a while.
-    fn chase(&self, from: Option<i32>, visit: &mut dyn FnMut(Found)) {
+    fn chase(&self, from: Option<i32>, visit: &mut dyn FnMut(Process)) {
         let Some(mut from) = from else { return };
         let own_mounts = own_mounts();
         let (began, mut quiet_since) = (Instant::now(), Instant::now());
@@ -95,12 +95,12 @@ impl Marks {
         while (quiet_since.elapsed() < QUIET || quiet_looks < QUIET_LOOKS) && began.elapsed() < LONGEST_CHASE {
             quiet_looks += 1;
             // Past the greatest number it begins again from the lowest: the next list finds those.
-            let Some(last) = last_pid().filter(|last| *last >= from) else { return };
+            let Some(last) = newest().filter(|last| *last >= from) else { return };
             let now = Instant::now();
             // The newest first: those still live.
             unseen.splice(0..0, (from + 1..=last).rev().map(|pid| (pid, now)));
             unseen.retain(|(pid, since)| {
-                let Some(process) = Found::read(*pid) else { return since.elapsed() < QUIET };
+                let Some(process) = Process::read(*pid) else { return since.elapsed() < QUIET };
                 if !process.is_dead() && self.mark(&process, own_mounts.as_deref()) {
                     visit(process);
                     (quiet_since, quiet_looks) = (Instant::now(), 0);
@@ -112,16 +112,11 @@ impl Marks {
         }
     }
 
-    fn mark(&self, process: &Found, own_mounts: Option<&Path>) -> bool {
+    fn mark(&self, process: &Process, own_mounts: Option<&Path>) -> bool {
         self.command == Some((process.pid, process.start))
-            || process.carries(&self.id)
-            || (self.walled && process.is_behind_wall_of(&self.id, own_mounts))
+            || carries(process, &self.id)
+            || (self.walled && is_behind_wall_of(process, &self.id, own_mounts))
     }
-}
-
-/// The number that was given to the newest process.
-fn last_pid() -> Option<i32> {
-    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().nth(4)?.parse().ok()
 }
 
 fn own_mounts() -> Option<PathBuf> {
@@ -131,7 +126,7 @@ fn own_mounts() -> Option<PathBuf> {
 /// The processes of this user that carry the session's mark, each `pid name`: what is left of it, or runs of it.
 pub fn marked_processes(id: SessionId) -> Vec<String> {
     let mut found = Vec::new();
-    Marks::new(id, None, false).find(&mut |process| found.push(format!("{} {}", process.pid, process.name)));
+    Marks::new(id, None, false).find(&mut |process| found.push(format!("{} {}", process.pid, process.comm)));
     found
 }
 
@@ -145,27 +140,27 @@ pub(super) fn end_these(survivors: &[Survivor]) -> Vec<Survivor> {
     end(|visit| survivors.iter().filter_map(found).for_each(visit)).1
 }
 
-fn found(survivor: &Survivor) -> Option<Found> {
-    Found::read(survivor.pid).filter(|now| Some(now.start) == survivor.start && !now.is_dead())
+fn found(survivor: &Survivor) -> Option<Process> {
+    Process::read(survivor.pid).filter(|now| Some(now.start) == survivor.start && !now.is_dead())
 }
 
 /// Again and again, as a process may fork between the look and the signal: until a look finds nothing, or waiting is of no use.
-fn end(find: impl Fn(&mut dyn FnMut(Found))) -> (u32, Vec<Survivor>) {
-    let (mut seen, mut refused): (Vec<Found>, HashSet<i32>) = (Vec::new(), HashSet::new());
+fn end(find: impl Fn(&mut dyn FnMut(Process))) -> (u32, Vec<Survivor>) {
+    let (mut seen, mut refused): (Vec<Process>, HashSet<i32>) = (Vec::new(), HashSet::new());
     let began = Instant::now();
     let (mut progress, mut left_before, mut empty_looks) = (began, 0, 0);
     loop {
         let (mut found_any, known) = (false, seen.len());
         find(&mut |process| {
             found_any = true;
-            if process.is_there() && kill(Pid::from_raw(process.pid), Signal::SIGKILL) == Err(Errno::EPERM) {
+            if process.lives() && kill(Pid::from_raw(process.pid), Signal::SIGKILL) == Err(Errno::EPERM) {
                 refused.insert(process.pid);
             }
-            if !seen.contains(&process) {
+            if !seen.iter().any(|known| known.is(&process)) {
                 seen.push(process);
             }
         });
-        let left: Vec<&Found> = seen.iter().filter(|process| process.is_there()).collect();
+        let left: Vec<&Process> = seen.iter().filter(|process| process.lives()).collect();
         if seen.len() > known || left.len() < left_before {
             progress = Instant::now();
         }
@@ -176,97 +171,59 @@ fn end(find: impl Fn(&mut dyn FnMut(Found))) -> (u32, Vec<Survivor>) {
         // One look may miss what is handed on meanwhile.
         let is_over = empty_looks > u32::from(!seen.is_empty());
         if is_over || progress.elapsed() >= patience || began.elapsed() >= UTMOST {
-            let survivors = left.iter().map(|process| process.survivor(&refused)).collect();
+            let survivors = left.iter().map(|process| survivor(process, &refused)).collect();
             return (u32::try_from(seen.len() - left.len()).unwrap_or(u32::MAX), survivors);
         }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// A process by number and start time: a number that is used again is another process.
-#[derive(Debug, Clone)]
-struct Found {
-    pid: i32,
-    start: u64,
-    name: String,
-    /// `D`, `R`, `Z` ...
-    state: char,
-    /// The number of its parent.
-    parent: i32,
-    threads: u32,
+/// The directories of a process's threads in `/proc`: the process itself, unless its main thread has ended.
+fn threads(process: &Process) -> Vec<String> {
+    let whole = format!("/proc/{}", process.pid);
+    if process.state != 'Z' {
+        return vec![whole];
+    }
+    let tasks = fs::read_dir(format!("{whole}/task")).into_iter().flatten().flatten();
+    tasks.map(|task| task.path().display().to_string()).collect()
 }
 
-impl PartialEq for Found {
-    fn eq(&self, other: &Self) -> bool {
-        (self.pid, self.start) == (other.pid, other.start)
-    }
+/// Whether it is a process of this user that has the session's id in its environment.
+#[cfg(target_os = "linux")]
+fn carries(process: &Process, id: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let ours = |path: &str| fs::metadata(path).is_ok_and(|meta| meta.uid() == nix::unistd::geteuid().as_raw());
+    threads(process).iter().filter(|path| ours(path)).any(|path| fs::read(format!("{path}/environ")).is_ok_and(|all| is_in(&all, id)))
 }
 
-impl Found {
-    /// `/proc/PID/stat`: the name stands in parentheses and may hold any character, so the fields are counted from the last one.
-    fn read(pid: i32) -> Option<Self> {
-        let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let text = String::from_utf8_lossy(&text);
-        let (open, close) = (text.find('(')?, text.rfind(')')?);
-        let fields: Vec<&str> = text.get(close + 1..)?.split_whitespace().collect();
-        Some(Self {
-            pid,
-            start: fields.get(19)?.parse().ok()?,
-            name: text.get(open + 1..close)?.to_owned(),
-            state: fields.first()?.chars().next()?,
-            parent: fields.get(1)?.parse().ok()?,
-            threads: fields.get(17)?.parse().ok()?,
-        })
-    }
+/// Whether it is a process of this user that has the session's id in its environment. Of others' macOS does not tell it.
+#[cfg(target_os = "macos")]
+fn carries(process: &Process, id: &str) -> bool {
+    crate::system::environment(process.pid).is_some_and(|all| is_in(&all, id))
+}
 
-    /// Whether nothing of it can run any more. One whose main thread alone has ended shows as a zombie, and runs.
-    const fn is_dead(&self) -> bool {
-        matches!(self.state, 'Z' | 'X') && self.threads <= 1
-    }
+fn is_in(environment: &[u8], id: &str) -> bool {
+    let marker = format!("{MARKER}={id}");
+    environment.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
+}
 
-    /// Whether this very process is still there; a zombie waits only for its parent.
-    fn is_there(&self) -> bool {
-        Self::read(self.pid).is_some_and(|now| now.start == self.start && !now.is_dead())
-    }
+/// Whether it sees the session's own mounts, from a mount namespace that is not ours. What hides from being looked at still shows these.
+fn is_behind_wall_of(process: &Process, id: &str, own_mounts: Option<&Path>) -> bool {
+    threads(process).iter().any(|path| {
+        let elsewhere = fs::read_link(format!("{path}/ns/mnt")).map_or(true, |mounts| Some(mounts.as_path()) != own_mounts);
+        elsewhere && fs::read_to_string(format!("{path}/mountinfo")).is_ok_and(|mounts| names(&mounts, id))
+    })
+}
 
-    /// The directories of its threads in `/proc`: the process itself, unless its main thread has ended.
-    fn threads(&self) -> Vec<String> {
-        let whole = format!("/proc/{}", self.pid);
-        if self.state != 'Z' {
-            return vec![whole];
-        }
-        let tasks = fs::read_dir(format!("{whole}/task")).into_iter().flatten().flatten();
-        tasks.map(|task| task.path().display().to_string()).collect()
-    }
-
-    /// Whether it is a process of this user that has the session's id in its environment.
-    fn carries(&self, id: &str) -> bool {
-        let ours = |path: &str| fs::metadata(path).is_ok_and(|meta| meta.uid() == nix::unistd::geteuid().as_raw());
-        let marker = format!("{MARKER}={id}");
-        self.threads().iter().filter(|path| ours(path)).any(|path| {
-            fs::read(format!("{path}/environ"))
-                .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes()))
-        })
-    }
-
-    /// Whether it sees the session's own mounts, from a mount namespace that is not ours. What hides from being looked at still shows these.
-    fn is_behind_wall_of(&self, id: &str, own_mounts: Option<&Path>) -> bool {
-        self.threads().iter().any(|path| {
-            let elsewhere = fs::read_link(format!("{path}/ns/mnt")).map_or(true, |mounts| Some(mounts.as_path()) != own_mounts);
-            elsewhere && fs::read_to_string(format!("{path}/mountinfo")).is_ok_and(|mounts| names(&mounts, id))
-        })
-    }
-
-    fn survivor(&self, refused: &HashSet<i32>) -> Survivor {
-        let why = if refused.contains(&self.pid) {
-            SurvivorReason::Setuid
-        } else if Self::read(self.pid).is_some_and(|now| now.state == 'D') {
-            SurvivorReason::DState
-        } else {
-            SurvivorReason::StillExiting
-        };
-        Survivor { pid: self.pid, comm: self.name.clone(), start: Some(self.start), why }
-    }
+fn survivor(process: &Process, refused: &HashSet<i32>) -> Survivor {
+    let why = if refused.contains(&process.pid) {
+        SurvivorReason::Setuid
+    } else if Process::read(process.pid).is_some_and(|now| now.state == 'D') {
+        SurvivorReason::DState
+    } else {
+        SurvivorReason::StillExiting
+    };
+    Survivor { pid: process.pid, comm: process.comm.clone(), start: Some(process.start), why }
 }
 
 /// Whether a mount of this list leads through a directory of the session's name.
@@ -274,24 +231,12 @@ fn names(mountinfo: &str, id: &str) -> bool {
     mountinfo.lines().any(|line| line.split(' ').skip(3).take(2).any(|path| path.split('/').any(|part| part == id)))
 }
 
-fn pids() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn me() -> Found {
-        Found::read(i32::try_from(std::process::id()).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let me = me();
-        assert!(me.start > 0 && !me.name.is_empty() && me.threads > 0);
-        assert!(me.is_there());
-        assert!(!Found { start: me.start + 1, ..me }.is_there());
+    fn me() -> Process {
+        Process::read(i32::try_from(std::process::id()).unwrap()).unwrap()
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //!
 //! The sweep holds the session's lock while it works, so it is the journal's one writer (invariant I5).
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -21,6 +20,7 @@ use super::{
 use crate::model::{Event, Outcome, Record, SessionId, SessionState, SessionView, StopReason, Survivor};
 
 pub use super::orphans::{MARKER, marked_processes};
+pub use crate::system::boot_id;
 
 /// A session that was cleared up after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +80,6 @@ impl SweepError {
             Self::Journal(_) | Self::Io { .. } => None,
         }
     }
-}
-
-/// This boot's id, empty where the system has none.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// Clears up after every stale session and returns them. Blocks for a few seconds at most for each that left processes.

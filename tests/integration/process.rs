@@ -1,7 +1,7 @@
 //! The agent as the session starts and ends it. What needs a supervisor of its own is in `tests/process`.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ async fn the_agent_gets_exactly_the_arguments_environment_and_directory_it_was_g
 async fn the_agent_inherits_no_descriptor_no_mask_and_no_ignored_signal() {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     let dir = tempfile::tempdir().unwrap();
-    let leaky = File::create(dir.path().join("leaky")).unwrap();
+    let leaky = fs::File::create(dir.path().join("leaky")).unwrap();
     fcntl(&leaky, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     nix::sys::signal::SigSet::from(Signal::SIGUSR1).thread_block().unwrap();
 

@@ -72,6 +72,7 @@ async fn supervise(dir: &Path, options: &str, command: &[OsString], link: &Guard
     };
     let mut agent = Agent::spawn(request).unwrap();
     link.agent(agent.pid(), agent.cgroup().map(sentrely::process::Cgroup::path)).unwrap();
+    #[cfg(target_os = "linux")]
     assert!(!nix::sys::prctl::get_dumpable().unwrap() && nix::sys::prctl::get_child_subreaper().unwrap());
     note(format!("guardian={} supervisor={} agent={}", parent_id(), std::process::id(), agent.pid()));
     if has("helpers") {

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use serde_json::Value;
 
 use crate::process::{Below, processes_below};
+use crate::system;
 
 /// A session that a process of ours writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,6 @@ pub type Outside = Box<dyn Fn(&Path) -> PathBuf + Send>;
 pub struct RunningClients {
     supervisor: u32,
     outside: Outside,
-    ticks_per_second: u64,
     /// By number and start time, what the last look found.
     known: HashMap<(i32, u64), Known>,
 }
@@ -60,23 +59,21 @@ const LARGEST: u64 = 64 << 10;
 impl RunningClients {
     /// Looks below the main thread of `supervisor`.
     pub fn new(supervisor: u32, outside: Outside) -> Self {
-        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
-        let ticks_per_second = ticks.and_then(|ticks| u64::try_from(ticks).ok()).filter(|ticks| *ticks > 0).unwrap_or(100);
-        Self { supervisor, outside, ticks_per_second, known: HashMap::new() }
+        Self { supervisor, outside, known: HashMap::new() }
     }
 
     /// The sessions that clients below the supervisor write now.
     pub fn look(&mut self) -> Vec<RunningClient> {
-        let Some(uptime) = uptime() else { return Vec::new() };
+        let Some(age_of) = system::ages() else { return Vec::new() };
         let now = Timestamp::now();
         let mut before = std::mem::take(&mut self.known);
         let mut clients = Vec::new();
         for process in processes_below(self.supervisor) {
-            let age = uptime.saturating_sub(self.started(process.start));
+            let age = age_of(process.start);
             let known = match before.remove(&(process.pid, process.start)) {
                 Some(known) if known.comm == process.comm && age > SETTLED => known,
                 _ => Known {
-                    config_dir: config_dir(process.pid).map(|dir| (self.outside)(&resolved(process.pid, dir))),
+                    config_dir: config_dir(process.pid).map(|dir| (self.outside)(&system::resolved_for(process.pid, &dir))),
                     comm: process.comm.clone(),
                 },
             };
@@ -90,22 +87,11 @@ impl RunningClients {
         }
         clients
     }
-
-    /// After the boot.
-    fn started(&self, ticks: u64) -> Duration {
-        Duration::from_millis(ticks.saturating_mul(1000) / self.ticks_per_second)
-    }
-}
-
-/// Since the boot, suspended time included, as process starts are counted.
-fn uptime() -> Option<Duration> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split_ascii_whitespace().next()?.parse().ok()?).ok()
 }
 
 /// Where a client with this process's environment keeps its things.
 fn config_dir(pid: i32) -> Option<PathBuf> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = system::environment(pid)?;
     let variable = |name: &str| {
         let value = environ.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
         value.filter(|value| !value.is_empty()).map(|value| PathBuf::from(OsStr::from_bytes(value)))
@@ -115,18 +101,7 @@ fn config_dir(pid: i32) -> Option<PathBuf> {
     if dir.is_absolute() {
         return Some(dir);
     }
-    fs::read_link(format!("/proc/{pid}/cwd")).ok().map(|cwd| cwd.join(dir))
-}
-
-/// Without symbolic links, as the process itself would follow them: it may have another home than we have.
-fn resolved(pid: i32, dir: PathBuf) -> PathBuf {
-    let Ok(relative) = dir.strip_prefix("/") else { return dir };
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let Ok(root) = nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty()) else { return dir };
-    // Links that begin at the root begin at the process's own.
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let Ok(open) = nix::fcntl::openat2(&root, relative, how) else { return dir };
-    fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open))).unwrap_or(dir)
+    system::working_directory(pid).map(|cwd| cwd.join(dir))
 }
 
 /// Without `HOME` the client asks the system.
@@ -159,7 +134,8 @@ fn named(config_dir: &Path, number: i32, process: &Below, since: Timestamp) -> O
     let value: Value = serde_json::from_slice(&bytes).ok()?;
     // The number may have been another process's, whose file stayed.
     let same = match &value["procStart"] {
-        Value::String(start) => start.parse() == Ok(process.start),
+        // In the unit of /proc; what it says elsewhere was not seen.
+        Value::String(start) if cfg!(target_os = "linux") => start.parse() == Ok(process.start),
         _ => meta.modified().is_ok_and(|at| at >= SystemTime::from(since)),
     };
     same.then(|| value["sessionId"].as_str().map(str::to_owned))?
@@ -218,7 +194,7 @@ mod tests {
     fn a_file_that_would_make_a_reader_wait_is_none() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("sessions")).unwrap();
-        nix::unistd::mkfifo(&dir.path().join("sessions/7.json"), Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("sessions/7.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let process = Below { pid: 7, start: 1, comm: "claude".into() };
         assert_eq!(session(dir.path(), &process, Timestamp::UNIX_EPOCH), None);
     }
