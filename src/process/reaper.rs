@@ -4,6 +4,8 @@
 //! one; and `__WNOTHREAD` lets a thread wait for its own children only. So the reaper sees the agent and every orphan, and
 //! never a helper program that another thread started with `std::process`.
 //!
+//! macOS has neither: there it reaps the agent alone, and orphans go to the first process of the system.
+//!
 //! A subreaper that reaps late is a fork bomb's friend: zombies fill the pid table in seconds. Hence a task of its own.
 
 use std::collections::HashSet;
@@ -16,6 +18,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::spawn::{Change, Waited, wait_any};
+
+/// How often is looked whether orphans are gone.
+#[cfg(target_os = "macos")]
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Reaps from the thread that started it. Stops when dropped.
 pub(super) struct Reaper {
@@ -65,8 +71,14 @@ impl Reaper {
     }
 
     /// Waits until a SIGCHLD was handled since the last call. Cancel-safe.
+    ///
+    /// On macOS orphans are reaped by others, and nobody tells us: there it waits for a moment at most.
     pub(super) async fn passed(&self) {
-        self.shared.passed.notified().await;
+        let passed = self.shared.passed.notified();
+        #[cfg(target_os = "linux")]
+        passed.await;
+        #[cfg(target_os = "macos")]
+        let _ = tokio::time::timeout(LOOK_EVERY, passed).await;
     }
 
     /// Begins to note who is reaped, if it has not begun.

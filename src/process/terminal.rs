@@ -62,7 +62,9 @@ impl Terminal {
         // Fails with ENOTTY on a terminal that does not control us.
         tcgetpgrp(&stdin).ok()?;
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let tty = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/tty").ok()?;
+        // macOS cannot poll(2) /dev/tty, only the terminal that it stands for.
+        let device = if cfg!(target_os = "macos") { nix::unistd::ttyname(&stdin).ok()? } else { "/dev/tty".into() };
+        let tty = OpenOptions::new().read(true).write(true).custom_flags(flags).open(device).ok()?;
         let own = tcgetattr(&tty).ok()?.into();
         SigSet::from(Signal::SIGTTOU).thread_block().ok()?;
         Some(Self { tty, own })

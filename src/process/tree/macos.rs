@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -14,10 +15,14 @@ use super::adopted::Adopted;
 use crate::store::sweep::MARKER;
 use crate::system::{self, Process};
 
+/// What is orphaned between two looks is known only by its mark.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// There is one agent at a time, and all of this process's looks tell of it. On Linux it is the kernel that remembers.
 static WATCHED: Mutex<Option<Watched>> = Mutex::new(None);
 
 struct Watched {
+    agent: (i32, u64),
     adopted: Adopted,
     /// An entry of the environment.
     mark: Option<Vec<u8>>,
@@ -57,12 +62,23 @@ impl Root {
         super::signal(process, signals)
     }
 
-    /// From here on its orphans count as ours; `mark` is the value of [`MARKER`] in its environment.
+    /// From here on its orphans count as ours, and it is looked at now and then; `mark` is the value of [`MARKER`] in its environment.
     pub(in crate::process) fn watch_over(self, agent: Pid, mark: Option<&str>) {
         // Nobody has reaped it, so it is in the table.
         let start = Process::read(agent.as_raw()).map_or(0, |process| process.start);
         let mark = mark.map(|mark| format!("{MARKER}={mark}").into_bytes());
-        *watched() = Some(Watched { adopted: Adopted::new((agent.as_raw(), start)), mark });
+        let agent = (agent.as_raw(), start);
+        *watched() = Some(Watched { agent, adopted: Adopted::new(agent), mark });
+        // Without it less is seen, and what was seen is known all the same.
+        let _ = std::thread::Builder::new().name("tree".to_owned()).spawn(move || {
+            loop {
+                std::thread::sleep(LOOK_EVERY);
+                match watched().as_mut().filter(|watched| watched.agent == agent) {
+                    Some(watched) => drop(watched.look()),
+                    None => return,
+                }
+            }
+        });
     }
 
     /// To be called before a signal may tear the tree apart: what is known now is known afterwards.
