@@ -28,7 +28,7 @@ use super::tree::Root;
 use super::{Cgroup, Exit, Keep, Outcome, Rung};
 use crate::model::{EXIT_FAILED_PROMISE, EXIT_KILLED};
 use crate::store::kill_file::{KillFileWatch, paths_for};
-use crate::system::Process;
+use crate::system::{Process, ignored_signals};
 
 /// Within this the supervisor acknowledges a kill.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(super) fn fork(on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String)
     if threads != 1 {
         return Err(GuardianError::Threads(threads));
     }
-    let ignored = ignored_signals();
+    let ignored = ignored_signals(getpid().as_raw());
     let terminal = Terminal::capture();
     let above = Above::of_us(ignored, terminal.as_ref());
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -105,13 +105,6 @@ pub(super) fn fork(on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String)
 fn become_keeper() -> Result<(), GuardianError> {
     prctl::set_child_subreaper(true).map_err(GuardianError::system("become a subreaper"))?;
     prctl::set_dumpable(false).map_err(GuardianError::system("become undumpable"))
-}
-
-/// The signals that are ignored now, bit n-1 for signal n: there is no safe call that only asks.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The process above us, while its end would mean the session's.

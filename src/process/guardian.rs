@@ -109,7 +109,8 @@ pub fn fork(on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Res
 /// None.
 #[cfg(target_os = "macos")]
 pub fn fork(_on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Result<Forked, GuardianError> {
-    Ok(Forked::Supervisor(GuardianLink::unguarded()))
+    let ignored_at_start = crate::system::ignored_signals(std::process::id().cast_signed());
+    Ok(Forked::Supervisor(GuardianLink { ignored_at_start, ..GuardianLink::unguarded() }))
 }
 
 // The messages: one datagram each, a tag and its data.

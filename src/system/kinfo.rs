@@ -10,6 +10,7 @@ const START_SECONDS: usize = 0;
 const START_MICROSECONDS: usize = 8;
 const STATE: usize = 36;
 const PID: usize = 40;
+const IGNORED_SIGNALS: usize = 232;
 const COMM: usize = 243;
 const COMM_SIZE: usize = 17;
 const PARENT: usize = 560;
@@ -45,6 +46,12 @@ fn process(record: &[u8], session_of: impl Fn(i32) -> i32) -> Option<Process> {
         threads: 1,
         start: seconds.checked_mul(1_000_000)?.checked_add(microseconds)?,
     })
+}
+
+/// Of the first process of an answer, bit n-1 for signal n.
+pub(super) fn ignored_signals(answer: &[u8]) -> Option<u64> {
+    let record = answer.get(..SIZE)?;
+    Some(u32::from_ne_bytes(record.get(IGNORED_SIGNALS..IGNORED_SIGNALS + 4)?.try_into().ok()?).into())
 }
 
 /// What a process was started with.
@@ -84,6 +91,7 @@ mod tests {
         put(PID, &pid.to_ne_bytes());
         put(COMM, &[0; COMM_SIZE]);
         put(COMM, comm);
+        put(IGNORED_SIGNALS, &0b11_u32.to_ne_bytes());
         put(PARENT, &parent.to_ne_bytes());
         put(GROUP, &group.to_ne_bytes());
         record
@@ -106,6 +114,7 @@ mod tests {
         let found = processes(&answer, |pid| pid + 1);
         assert_eq!(found, [expected(4242, "node", 'S', 1, 4240), expected(7, "a (b) c", 'Z', 4242, 7)]);
         assert!(found[1].is_dead() && !found[0].is_dead());
+        assert_eq!((ignored_signals(&answer), ignored_signals(&answer[..100])), (Some(0b11), None));
     }
 
     #[test]

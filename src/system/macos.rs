@@ -25,8 +25,11 @@ const LONGEST_PATH: usize = 4096;
 const TRIES: u32 = 10;
 
 pub(super) fn read(pid: i32) -> Option<Process> {
-    let answer = ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).ok()?;
-    kinfo::processes(&answer, session_of).into_iter().find(|process| process.pid == pid)
+    kinfo::processes(&record(pid)?, session_of).into_iter().find(|process| process.pid == pid)
+}
+
+fn record(pid: i32) -> Option<Vec<u8>> {
+    ask(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid]).ok()
 }
 
 pub(super) fn processes() -> Vec<Process> {
@@ -70,6 +73,10 @@ pub(super) fn environment(pid: i32) -> Option<Vec<u8>> {
 fn arguments(pid: i32) -> Option<Arguments> {
     // Its size cannot be asked for beforehand.
     kinfo::arguments(&answer_within(&[libc::CTL_KERN, libc::KERN_PROCARGS2, pid], LONGEST_ARGUMENTS).ok()?)
+}
+
+pub(super) fn ignored_signals(pid: i32) -> Option<u64> {
+    kinfo::ignored_signals(&record(pid)?)
 }
 
 pub(super) fn working_directory(pid: i32) -> Option<PathBuf> {

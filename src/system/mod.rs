@@ -105,6 +105,11 @@ pub fn environment(pid: i32) -> Option<Vec<u8>> {
     here::environment(pid)
 }
 
+/// The signals that a process ignores, bit n-1 for signal n. 0 if that cannot be read.
+pub fn ignored_signals(pid: i32) -> u64 {
+    here::ignored_signals(pid).unwrap_or(0)
+}
+
 /// Where a process works.
 pub fn working_directory(pid: i32) -> Option<PathBuf> {
     here::working_directory(pid)
@@ -137,26 +142,35 @@ mod tests {
 
     #[test]
     fn what_a_process_runs_and_where_is_read_back() {
+        use std::io::{Read, Write};
         use std::process::{Command, Stdio};
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().canonicalize().unwrap();
-        let mut child = Command::new("/bin/cat")
-            .arg("-")
+        // cat, run by a shell that has it ignore SIGHUP.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "trap '' HUP; echo here; exec /bin/cat -"])
             .env_clear()
             .env("MARK", "of the test")
             .current_dir(&place)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let pid = child.id().cast_signed();
+        // What it is asked it answers only once it runs.
+        child.stdin.as_mut().unwrap().write_all(b"cat\n").unwrap();
+        let mut said = [0; 9];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"here\ncat\n");
         assert_eq!(executable(pid), Path::new("/bin/cat").canonicalize().ok());
+        assert_eq!(ignored_signals(pid) & 0b11, 0b01);
         assert_eq!(command_line(pid), b"/bin/cat\0-\0");
-        assert_eq!(environment(pid).unwrap(), b"MARK=of the test\0");
+        let environment_of_child = environment(pid).unwrap();
+        assert!(environment_of_child.split(|byte| *byte == 0).any(|entry| entry == b"MARK=of the test"));
         assert_eq!(working_directory(pid), Some(place.clone()));
         assert_eq!(resolved_for(pid, &place.join(".")), place);
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert_eq!((executable(pid), environment(pid), working_directory(pid)), (None, None, None));
+        assert_eq!((executable(pid), environment(pid), working_directory(pid), ignored_signals(pid)), (None, None, None, 0));
     }
 }

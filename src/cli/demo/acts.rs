@@ -1,6 +1,5 @@
 //! The acts: what is done, what the person sees of it, what is checked.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle, sleep};
@@ -8,17 +7,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::Signal;
 
 use super::stage::{BAIT_AWS_KEY, BAIT_MODEL_KEY, Stage};
 use super::{Checks, tell};
 use crate::cli::ui::can_redraw;
 use crate::model::{EXIT_BUDGET, EXIT_KILLED, Event, LimitKind, Record, SessionState, SessionView, StopReason};
 use crate::store::{SessionDir, read_journal};
+use crate::system::{self, Process};
 
 /// No act takes longer, on a slow machine too.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Ignores what asks it to end, as does its child, which is in a session of its own.
+#[cfg(target_os = "linux")]
 const STUBBORN: &str = "trap '' TERM INT HUP; setsid sleep 60 & sleep 60; wait";
+/// As on Linux: macOS has no setsid(1), but Perl.
+#[cfg(target_os = "macos")]
+const STUBBORN: &str = "trap '' TERM INT HUP; perl -MPOSIX -e 'POSIX::setsid(); exec @ARGV' sleep 60 & sleep 60; wait";
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Acts 1 to 3: the branch, the budget, the environment.
@@ -29,7 +34,7 @@ pub(super) fn spend_and_push(stage: &Stage, checks: &mut Checks) -> anyhow::Resu
     let mut run = Running::start(stage.sentrely(&["run", "--budget", "1usd", "--", &binary, "demo", "--play", "spender"]))?;
     let (view, dir) = Running::session(stage)?;
     let agent = Running::agent_pid(&dir)?;
-    let environment = fs::read(format!("/proc/{agent}/environ")).unwrap_or_default();
+    let environment = system::environment(agent).unwrap_or_default();
     let code = run.watch(&dir)?;
 
     let journal = journal_of(&dir)?;
@@ -39,7 +44,7 @@ pub(super) fn spend_and_push(stage: &Stage, checks: &mut Checks) -> anyhow::Resu
     checks.that(
         "the agent's environment holds neither the AWS key nor the model key of the developer",
         !environment.is_empty() && !holds(BAIT_AWS_KEY) && !holds(BAIT_MODEL_KEY) && holds("SENTRELY_RUN_ID="),
-        format!("/proc/{agent}/environ, {} bytes", environment.len()),
+        format!("the environment of process {agent}, {} bytes", environment.len()),
     );
     let refused: Vec<&str> = journal
         .iter()
@@ -234,7 +239,7 @@ impl Drop for Running {
         // After a failed act: TERM ends the session in order. Harmless when it has ended.
         if matches!(self.child.try_wait(), Ok(None)) {
             let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
             let _ = self.child.wait();
         }
     }
@@ -253,28 +258,22 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> anyhow::Resul
     }
 }
 
-/// A process and everything below it, by /proc.
+/// A process and everything below it.
 fn tree(pid: i32) -> Vec<i32> {
+    let all: Vec<Process> = system::pids().filter_map(Process::read).collect();
     let mut pids = vec![pid];
     let mut at = 0;
     while at < pids.len() {
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pids[at])).unwrap_or_default();
-        pids.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        pids.extend(all.iter().filter(|process| process.parent == pids[at]).map(|process| process.pid).collect::<Vec<_>>());
         at += 1;
     }
     pids
 }
 
-fn status_line(pid: i32, name: &str) -> Option<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned())
-}
-
-/// Bit 14 of the ignored signals is TERM.
 fn ignores_term(pid: i32) -> bool {
-    status_line(pid, "SigIgn:").and_then(|mask| u64::from_str_radix(&mask, 16).ok()).is_some_and(|mask| mask & (1 << 14) != 0)
+    system::ignored_signals(pid) & (1 << (Signal::SIGTERM as i32 - 1)) != 0
 }
 
 fn is_alive(pid: i32) -> bool {
-    status_line(pid, "State:").is_some_and(|state| !state.starts_with('Z'))
+    Process::read(pid).is_some_and(|process| process.state != 'Z')
 }
