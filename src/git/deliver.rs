@@ -4,7 +4,7 @@
 //! blocks. Names and subjects come from the agent: they are data, never options.
 
 use super::cli::{REMOTE, Running, telling_line};
-use super::names::matches;
+use super::names::concerns;
 use super::{Checkout, GitError, Remote, lfs_push};
 use crate::git::checkout::Target;
 
@@ -39,7 +39,7 @@ impl Changes {
     /// The changed paths that one of `patterns` (with `*` for any text) names: a person is to look at them first.
     pub fn held(&self, patterns: &[String]) -> Vec<&str> {
         let paths = self.files.iter().map(|file| file.path.as_str());
-        paths.filter(|path| patterns.iter().any(|pattern| matches(pattern, path))).collect()
+        paths.filter(|path| patterns.iter().any(|pattern| concerns(pattern, path))).collect()
     }
 }
 
@@ -148,9 +148,13 @@ mod tests {
     #[test]
     fn workflows_are_held_at_any_depth_and_nothing_else_is() {
         let file = |path: &str| FileChange { path: path.to_owned(), lines: None };
-        let files = vec![file(".github/workflows/ci.yml"), file(".github/workflows/a/b.yml"), file("docs/.github/workflows"), file("x.rs")];
+        let mut files: Vec<_> =
+            [".github/workflows/ci.yml", ".github/workflows/a/b.yml", "docs/.github/workflows", "x.rs"].map(file).into();
+        // Links or submodules.
+        files.extend([".github/workflows", ".github", ".git", ".github/work"].map(file));
         let changes = Changes { files, ..Changes::default() };
-        assert_eq!(changes.held(&[".github/workflows/**".to_owned()]), [".github/workflows/ci.yml", ".github/workflows/a/b.yml"]);
+        let held = changes.held(&[".github/workflows/**".to_owned()]);
+        assert_eq!(held, [".github/workflows/ci.yml", ".github/workflows/a/b.yml", ".github/workflows", ".github"]);
         assert!(changes.held(&[]).is_empty());
     }
 }

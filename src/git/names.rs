@@ -23,6 +23,12 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
     (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
 }
 
+/// Whether a change of the file `path` is one of what `pattern` names: it matches, or is a link or a submodule in the place of a folder above.
+pub(super) fn concerns(pattern: &str, path: &str) -> bool {
+    let fixed = pattern.split('*').next().unwrap_or_default();
+    matches(pattern, path) || fixed.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+}
+
 fn component(text: &str, longest: usize) -> Option<String> {
     let mut out = String::new();
     for c in text.chars().map(|c| c.to_ascii_lowercase()) {

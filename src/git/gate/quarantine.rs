@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::super::checkout::Target;
 use super::super::cli::{CarriedConfig, Git, REMOTE, Running, telling_line};
-use super::super::names::matches;
+use super::super::names::concerns;
 use super::super::remote::one_line;
 use super::super::{Checkout, GitError, Oddity, Remote, lfs_push, remote, seed};
 use super::pkt::{Commands, Report, Update};
@@ -169,7 +169,7 @@ impl Quarantine {
         let listed = git.args([format!("--exclude={}", self.branch), "--branches".to_owned(), "--".to_owned()]).output()?;
         let mut paths: Vec<String> = String::from_utf8_lossy(&listed)
             .split(['\0', '\n'])
-            .filter(|path| self.held.iter().any(|pattern| matches(pattern, path)))
+            .filter(|path| self.held.iter().any(|pattern| concerns(pattern, path)))
             .map(str::to_owned)
             .collect();
         paths.dedup();

@@ -26,6 +26,16 @@ fn a_push_that_changes_what_ci_runs_is_held_also_when_a_later_commit_takes_it_ba
     assert!(!lab.agent(clone, &["push"]).ok, "the commit in between would still arrive");
     assert_eq!(origin.tip(&lab, BRANCH), harmless);
     lab.agent_ok(clone, &["reset", "-q", "--hard", "HEAD~2"]);
+    // A link to a folder of the same content.
+    let _ = std::fs::remove_dir_all(clone.join(".github"));
+    std::fs::create_dir_all(clone.join("harmless-folder/workflows")).unwrap();
+    commit(&lab, clone, "harmless-folder/workflows/ci.yml", "on: push");
+    std::os::unix::fs::symlink("harmless-folder", clone.join(".github")).unwrap();
+    lab.agent_ok(clone, &["add", "-A"]);
+    lab.agent_ok(clone, &["commit", "-q", "-m", "By way of a link"]);
+    assert!(lab.agent(clone, &["push"]).err.contains("held for a person to look at: it changes .github"));
+    assert_eq!(origin.tip(&lab, BRANCH), harmless);
+    lab.agent_ok(clone, &["reset", "-q", "--hard", "HEAD~2"]);
     commit(&lab, clone, "more", "2");
     lab.agent_ok(clone, &["push", "--quiet"]);
 }
