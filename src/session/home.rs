@@ -10,11 +10,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
+use super::claude::Env;
 use super::claude::places::Places;
 use super::prepare::Prepared;
 use super::report::{Report, Reporter};
 use super::same_path;
 use super::workplace::Workplace;
+
 use crate::model::Event;
 use crate::store::replace;
 use crate::wall::{HomeChange, HomeChangeKind, Layer};
@@ -52,15 +54,9 @@ pub(super) fn settle(prepared: &Prepared, workplace: &Workplace, reporter: &Repo
     let places = Places::new(&prepared.request.env, &prepared.request.cwd);
     let Ok(home) = places.home.canonicalize() else { return };
     let config_dir = places.config_dir.canonicalize().unwrap_or_else(|_| places.config_dir.clone());
-    let inside = |path: &Path| match path.strip_prefix(&home) {
-        Ok(relative) => layer.file(relative),
-        Err(_) => layer.dir().join("home.1").join(path.strip_prefix(&config_dir).unwrap_or(path)),
-    };
-    for name in KEPT_FILES {
-        let (own, real) = (inside(&config_dir.join(name)), config_dir.join(name));
-        if let Err(error) = keep_file(&own, &real) {
-            reporter(Report::Alarm(format!("{} could not be kept, it lies in {}: {error}", real.display(), own.display())));
-        }
+    let inside = |path: &Path| inside(layer, &home, &config_dir, path);
+    for (own, real, error) in keep_files(layer, &home, &config_dir) {
+        reporter(Report::Alarm(format!("{} could not be kept, it lies in {}: {error}", real.display(), own.display())));
     }
     let state_file = match places.state_file.strip_prefix(&places.home) {
         Ok(relative) => home.join(relative),
@@ -68,7 +64,10 @@ pub(super) fn settle(prepared: &Prepared, workplace: &Workplace, reporter: &Repo
     };
     // The copy is gone one day: what the client notes of it belongs to the folder that it is a copy of.
     let theirs = places.cwd.canonicalize().unwrap_or_else(|_| places.cwd.clone());
-    if let Err(error) = merge_state(&inside(&state_file), &state_file, &workplace.cwd, &theirs) {
+    let own = inside(&state_file);
+    if is_within(layer, &own)
+        && let Err(error) = merge_state(&own, &state_file, &workplace.cwd, &theirs)
+    {
         reporter(Report::Notice(format!("{} was left as it is: {error}", state_file.display())));
     }
     let changes = layer.changes(&home);
@@ -80,6 +79,39 @@ pub(super) fn settle(prepared: &Prepared, workplace: &Workplace, reporter: &Repo
     let words = describe(&changes, layer);
     let _ = workplace.chronicle.record(Event::Notice { what: format!("home: {}", described(&changes, usize::MAX)) });
     reporter(Report::Notice(words));
+}
+
+/// Keeps the login that was made in a session which crashed.
+pub(super) fn settle_crashed(env: &Env, layer: &Layer) {
+    let places = Places::new(env, Path::new("/"));
+    let Ok(home) = places.home.canonicalize() else { return };
+    let config_dir = places.config_dir.canonicalize().unwrap_or(places.config_dir);
+    // What could not be kept is tried again at the next start.
+    keep_files(layer, &home, &config_dir);
+}
+
+/// Where the session's own of a file lies.
+fn inside(layer: &Layer, home: &Path, config_dir: &Path, path: &Path) -> PathBuf {
+    match path.strip_prefix(home) {
+        Ok(relative) => layer.file(relative),
+        Err(_) => layer.dir().join("home.1").join(path.strip_prefix(config_dir).unwrap_or(path)),
+    }
+}
+
+/// Those that could not be kept: where each lies, where it belongs, and why.
+fn keep_files(layer: &Layer, home: &Path, config_dir: &Path) -> Vec<(PathBuf, PathBuf, io::Error)> {
+    let one = |name: &str| {
+        let real = config_dir.join(name);
+        let own = inside(layer, home, config_dir, &real);
+        is_within(layer, &own).then(|| keep_file(&own, &real).err()).flatten().map(|error| (own, real, error))
+    };
+    KEPT_FILES.iter().filter_map(|name| one(name)).collect()
+}
+
+/// Whether no folder on the way is a link that leads out of the layer: the command made them.
+fn is_within(layer: &Layer, own: &Path) -> bool {
+    let real = |path: Option<&Path>| path.and_then(|path| path.canonicalize().ok());
+    real(own.parent()).zip(real(Some(layer.dir()))).is_some_and(|(folder, layer)| folder.starts_with(layer))
 }
 
 /// What changed, and how to have it.

@@ -14,12 +14,12 @@ use super::environment::{Env, text};
 use super::network;
 use super::prepare::Prepared;
 use super::workplace::Workplace;
-use super::{RunError, RunRequest, same_path};
+use super::{RunError, RunRequest, home, same_path};
 use crate::config::{self, Hidden, SecretRef, WallMode};
 use crate::git::Checkout;
-use crate::model::Workspace;
+use crate::model::{StopReason, Workspace};
 use crate::process::PreExec;
-use crate::wall::{Arriving, HostList, Layer, Over, Refused, Request, Scope, Wall, config_holds_credential};
+use crate::wall::{Arriving, HostList, Layer, Over, Refused, Request, Scope, Wall, config_holds_credential, named_by};
 
 /// What there is of Claude Code's that is data and nothing else: the session's is the real one.
 const CLAUDE_DATA: [&str; 6] = ["projects", "file-history", "todos", "plans", "tasks", "sessions"];
@@ -499,14 +499,11 @@ pub(super) fn named_by_variables(env: &Env, docker: bool) -> Vec<PathBuf> {
     .into_iter()
     .filter_map(path)
     .collect();
+    found.extend(named_by(path));
     found.extend(env.get(OsStr::new("KUBECONFIG")).into_iter().flat_map(std::env::split_paths));
-    found.extend(path("DOCKER_CONFIG").map(|dir| dir.join("config.json")));
     found.extend(socket_of(env, "DBUS_SESSION_BUS_ADDRESS"));
     if !docker {
         found.extend(socket_of(env, "DOCKER_HOST"));
-    }
-    if let Some(config) = path("XDG_CONFIG_HOME") {
-        found.extend(["gh", "glab-cli", "git/credentials", "gcloud", "op"].map(|name| config.join(name)));
     }
     // Where `actions/checkout` leaves what it pushes with.
     let temp = path("RUNNER_TEMP").and_then(|dir| fs::read_dir(dir).ok());
@@ -524,6 +521,12 @@ pub(super) fn sweep(env: &Env, store: &config::Store, state: &crate::store::Stat
         // Of a session that crashed.
         if same_path::work(dir.path()).exists() && !dir.is_alive().unwrap_or(true) {
             let _ = same_path::clear(&dir);
+        }
+        if view.stop_reason == Some(StopReason::Crashed)
+            && !dir.is_alive().unwrap_or(true)
+            && let Some(layer) = Layer::find(&base(env), &view.id.to_string())
+        {
+            home::settle_crashed(env, &layer);
         }
     }
     Layer::sweep(&base(env), before, |name| name.parse().is_ok_and(|id| state.session(id).is_alive().unwrap_or(true)));

@@ -49,7 +49,7 @@ pub use layer::{HomeChange, HomeChangeKind, Layer};
 #[cfg(target_os = "macos")]
 pub use macos::{Arriving, Scope, ScopeError, Wall, make_opaque};
 pub use request::{Over, PlanError, Request};
-pub use secrets::config_holds_credential;
+pub use secrets::{config_holds_credential, named_by};
 #[cfg(target_os = "linux")]
 pub use {
     doors::Arriving,

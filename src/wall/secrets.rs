@@ -113,6 +113,32 @@ const IN_HOME: &[&str] = &[
 /// Of known format, left alone while no secret is in them.
 const OF_KNOWN_FORMAT: &[&str] = &[".npmrc", ".config/pip/pip.conf", ".pip/pip.conf", ".docker/config.json"];
 
+/// Folders of the lists above that a variable may put elsewhere.
+const MOVED: [(&str, &str); 10] = [
+    ("XDG_CONFIG_HOME", ".config"),
+    ("XDG_DATA_HOME", ".local/share"),
+    ("XDG_CACHE_HOME", ".cache"),
+    ("CARGO_HOME", ".cargo"),
+    ("CODEX_HOME", ".codex"),
+    ("COMPOSER_HOME", ".config/composer"),
+    ("DOCKER_CONFIG", ".docker"),
+    ("GNUPGHOME", ".gnupg"),
+    ("HF_HOME", ".cache/huggingface"),
+    ("PULUMI_HOME", ".pulumi"),
+];
+
+/// Files that a variable names, with the name that tells their format, if that is known.
+const NAMED: [(&str, &str); 8] = [
+    ("NPM_CONFIG_USERCONFIG", ".npmrc"),
+    ("npm_config_userconfig", ".npmrc"),
+    ("PIP_CONFIG_FILE", "pip.conf"),
+    ("BOTO_CONFIG", ""),
+    ("HF_TOKEN_PATH", ""),
+    ("REGISTRY_AUTH_FILE", ""),
+    ("TF_CLI_CONFIG_FILE", ""),
+    ("MYSQL_TEST_LOGIN_FILE", ""),
+];
+
 /// Sockets that make whoever reaches them root.
 pub(super) const DOCKER_SOCKETS: &[&str] = &[
     "/run/docker.sock",
@@ -142,18 +168,35 @@ fn is_public(name: &str) -> bool {
 /// The files and directories of the list that are there, without those in `allowed`.
 pub(super) fn files(home: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = IN_HOME.iter().map(|name| home.join(name)).filter(|path| path.symlink_metadata().is_ok()).collect();
-    for name in OF_KNOWN_FORMAT {
-        let path = home.join(name);
-        // What cannot be read as text is not known to be free of secrets.
-        match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Ok(content)
-                if std::str::from_utf8(&content).is_ok_and(|text| redacted(&path, text).is_some_and(|redacted| redacted == text)) => {}
-            _ => found.push(path),
-        }
-    }
+    found.extend(OF_KNOWN_FORMAT.iter().map(|name| home.join(name)).filter(|path| holds_secret(path, path)));
     found.extend(keys(&home.join(".ssh")));
     found
+}
+
+/// Those that lie where a variable says: `variable` gives its value, if that is an absolute path.
+pub fn named_by(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (name, usual) in MOVED {
+        let Some(folder) = variable(name) else { continue };
+        let below = |name: &&str| Path::new(name).strip_prefix(usual).ok().map(|rest| folder.join(rest));
+        found.extend(IN_HOME.iter().filter_map(below).filter(|path| path.symlink_metadata().is_ok()));
+        found.extend(OF_KNOWN_FORMAT.iter().filter_map(below).filter(|path| holds_secret(path, path)));
+    }
+    for (name, format) in NAMED {
+        // Often it is /dev/null.
+        let Some(file) = variable(name).filter(|path| path.is_file()) else { continue };
+        found.extend(Some(file).filter(|file| format.is_empty() || holds_secret(file, Path::new(format))));
+    }
+    found
+}
+
+/// Whether there is such a file, and it is not known to be free of secrets: what cannot be read as text is not.
+fn holds_secret(path: &Path, format: &Path) -> bool {
+    match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Ok(content) => std::str::from_utf8(&content).map_or(true, |text| redacted(format, text).is_none_or(|redacted| redacted != text)),
+        Err(_) => true,
+    }
 }
 
 fn keys(dir: &Path) -> Vec<PathBuf> {
@@ -214,7 +257,7 @@ fn own_sockets(table: &str, user: u32) -> Vec<PathBuf> {
 pub(super) fn redacted(path: &Path, content: &str) -> Option<String> {
     match path.file_name()?.to_str()? {
         ".npmrc" => Some(without_lines(content, |line| {
-            let key = line.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+            let key = line.split('=').next().unwrap_or_default().trim_matches([' ', '\t', '"', '\'']).to_ascii_lowercase();
             let key = key.rsplit(':').next().unwrap_or_default().trim_start_matches('_');
             matches!(key, "authtoken" | "auth" | "password" | "username" | "email" | "keyfile" | "certfile" | "key" | "cert")
                 || has_login(line)
@@ -233,6 +276,7 @@ pub(super) fn redacted(path: &Path, content: &str) -> Option<String> {
                     });
                 }
             }
+            without_logins(&mut value);
             if value == before { Some(content.to_owned()) } else { serde_json::to_string_pretty(&value).ok() }
         }
         _ => None,
@@ -240,7 +284,21 @@ pub(super) fn redacted(path: &Path, content: &str) -> Option<String> {
 }
 
 fn without_lines(content: &str, secret: impl Fn(&str) -> bool) -> String {
-    content.split_inclusive('\n').filter(|line| line.trim_start().starts_with(['#', ';']) || !secret(line)).collect()
+    // A line that was switched off may hold what still opens something.
+    content.split_inclusive('\n').filter(|line| !secret(line.trim_start().trim_start_matches(['#', ';']))).collect()
+}
+
+/// Takes out every text with a login in an address: those of proxies.
+fn without_logins(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if has_login(text) => *value = serde_json::Value::Null,
+        serde_json::Value::Array(values) => values.iter_mut().for_each(without_logins),
+        serde_json::Value::Object(table) => {
+            table.values_mut().for_each(without_logins);
+            table.retain(|_, value| !value.is_null());
+        }
+        _ => {}
+    }
 }
 
 /// `https://user:password@host`
@@ -260,16 +318,21 @@ mod tests {
 
     #[test]
     fn lines_with_tokens_are_taken_out_and_the_rest_stays_as_it_is() {
-        let npm = "registry=https://npm.corp.example/\n//npm.corp.example/:_authToken=abc\n; _authToken is elsewhere\nalways-auth=true\n_password = x\n@corp:registry=https://u:p@npm.corp.example/\n";
+        let npm = "registry=https://npm.corp.example/\n//npm.corp.example/:_authToken=abc\n; _authToken is elsewhere\nalways-auth=true\n_password = x\n\
+                   @corp:registry=https://u:p@npm.corp.example/\n;//old.example/:_authToken=abc\n\"//q.example/:_authToken\" = abc\n";
         assert_eq!(
             redacted(Path::new("/h/.npmrc"), npm).unwrap(),
             "registry=https://npm.corp.example/\n; _authToken is elsewhere\nalways-auth=true\n"
         );
-        let pip = "[global]\nindex-url = https://u:p@pypi.corp.example/simple\ntimeout = 5\n";
+        let pip = "[global]\nindex-url = https://u:p@pypi.corp.example/simple\n# index-url = https://old@pypi.corp.example/\ntimeout = 5\n";
         assert_eq!(redacted(Path::new("/h/.config/pip/pip.conf"), pip).unwrap(), "[global]\ntimeout = 5\n");
-        let docker = r#"{"auths":{"a.example":{"auth":"eA=="},"b.example":{}},"credsStore":"desktop"}"#;
+        let docker = r#"{"auths":{"a.example":{"auth":"eA=="},"b.example":{}},"credsStore":"desktop","proxies":{"default":{"httpProxy":"http://u:p@proxy","noProxy":"localhost"}}}"#;
         let value: serde_json::Value = serde_json::from_str(&redacted(Path::new("/h/.docker/config.json"), docker).unwrap()).unwrap();
-        assert_eq!(value, serde_json::json!({ "auths": { "a.example": {}, "b.example": {} }, "credsStore": "desktop" }));
+        assert_eq!(
+            value,
+            serde_json::json!({ "auths": { "a.example": {}, "b.example": {} }, "credsStore": "desktop",
+            "proxies": { "default": { "noProxy": "localhost" } } })
+        );
         assert_eq!(redacted(Path::new("/h/.pgpass"), "x"), None);
     }
 
@@ -292,5 +355,36 @@ mod tests {
             files(home.path()).iter().map(|path| path.strip_prefix(home.path()).unwrap().display().to_string()).collect();
         found.sort();
         assert_eq!(found, [".aws", ".config/pip/pip.conf", ".ssh/id_ed25519", ".ssh/work.pem"]);
+    }
+
+    #[test]
+    fn what_variables_put_elsewhere_is_found_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        put("config/gh/hosts.yml", "k");
+        put("config/pip/pip.conf", "[global]\nindex-url = https://u:p@r.example/\n");
+        put("cargo/credentials.toml", "k");
+        put("docker/config.json", "{}");
+        put("npm/userconfig", "//r.example/:_authToken=k\n");
+        put("pip/plain", "[global]\ntimeout = 5\n");
+        let variable = |name: &str| {
+            let at = match name {
+                "XDG_CONFIG_HOME" => "config",
+                "CARGO_HOME" => "cargo",
+                "DOCKER_CONFIG" => "docker",
+                "NPM_CONFIG_USERCONFIG" => "npm/userconfig",
+                "PIP_CONFIG_FILE" => "pip/plain",
+                "TF_CLI_CONFIG_FILE" => return Some(PathBuf::from("/dev/null")),
+                _ => return None,
+            };
+            Some(dir.path().join(at))
+        };
+        let found: Vec<PathBuf> = named_by(variable).iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_owned()).collect();
+        let expected = ["config/gh", "config/pip/pip.conf", "cargo/credentials.toml", "npm/userconfig"];
+        assert_eq!(found, expected.map(PathBuf::from));
     }
 }

@@ -28,6 +28,35 @@ fn a_credential_file_is_readable_only_when_allowed_and_then_without_its_token() 
 }
 
 #[test]
+fn credential_files_that_a_variable_puts_elsewhere_are_hidden_there() {
+    let places = [
+        ("XDG_CONFIG_HOME", "cfg", "cfg/gh/hosts.yml"),
+        ("XDG_CONFIG_HOME", "cfg", "cfg/containers/auth.json"),
+        ("CARGO_HOME", "rust", "rust/credentials.toml"),
+        ("GNUPGHOME", "gnu", "gnu/private-keys-v1.d/k.key"),
+        ("DOCKER_CONFIG", "containers", "containers/config.json"),
+        ("TF_CLI_CONFIG_FILE", "terraform", "terraform"),
+        ("NPM_CONFIG_USERCONFIG", "npm", "npm"),
+    ];
+    for who in whos() {
+        let world = World::new(who);
+        for (_, _, file) in places {
+            let content =
+                if file.contains(".json") { r#"{"auths":{"r.example":{"auth":"CANARY"}}}"# } else { "//r.example/:_authToken=CANARY\n" };
+            write(&world.env.home().join(file), content);
+        }
+        world.give_away();
+        for (name, value, file) in places {
+            let script = format!("cat ~/{file} 2>/dev/null; true");
+            let run = || world.run(&["--wall", "require", "--workspace", "none"], &["bash", "-c", &script]);
+            let said = |run: Run<'_>| run.run().success().stdout.contains("CANARY");
+            assert!(said(run()), "{who:?}: the control: nobody says that {file} is a secret");
+            assert!(!said(run().var(name, world.env.home().join(value))), "{who:?}: {name} {file}");
+        }
+    }
+}
+
+#[test]
 fn a_shared_directory_is_the_real_one_and_no_other_is() {
     for who in whos() {
         let world = World::new(who);
@@ -107,5 +136,44 @@ fn a_login_made_inside_outlives_the_session_and_a_renewed_one_is_the_real_file()
         let renew = "echo '{\"token\":\"second\"}' > ~/.claude/new; mv -T ~/.claude/new ~/.claude/.credentials.json 2>/dev/null || cat ~/.claude/new > ~/.claude/.credentials.json";
         let _ = world.run(&["--workspace", "none"], &["bash", "-c", renew]).run().success();
         assert_eq!(fs::read_to_string(&file).unwrap().trim(), r#"{"token":"second"}"#);
+    }
+}
+
+#[test]
+fn a_login_made_inside_outlives_a_session_that_crashed_and_no_link_of_the_commands_leads_to_another() {
+    use crate::support::run::wait_until;
+    use nix::sys::signal::{Signal, kill};
+    for who in whos() {
+        for moved in [false, true] {
+            let world = World::new(who);
+            let file = world.env.home().join(".claude/.credentials.json");
+            // Another login of the user's, to which the command would like its own folder to lead.
+            write(&world.env.home().join("work-profile/.credentials.json"), "another");
+            world.give_away();
+            let login = if moved {
+                "mv ~/.claude ~/away 2>/dev/null && ln -s ~/work-profile ~/.claude; test -e ~/.claude/.credentials.json"
+            } else {
+                "echo made-inside > ~/.claude/.credentials.json"
+            };
+            let script = format!("{login}; touch here; exec sleep 600");
+            let running = world.run(&["--wall", "require", "--workspace", "none"], &["bash", "-c", &script]).spawn();
+            wait_until(Duration::from_mins(1), "the login", || world.env.project().join("here").exists());
+            let id = world.env.sessions().into_iter().find(|id| id != "other").unwrap();
+            let status: serde_json::Value =
+                serde_json::from_slice(&fs::read(world.env.session_dir(&id).join("status.json")).unwrap()).unwrap();
+            let both = [i32::try_from(status["session"]["pid"].as_i64().unwrap()).unwrap(), running.pid()];
+            for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+                for pid in both {
+                    kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+                }
+            }
+            let _ = running.wait(Duration::from_mins(1));
+            world.env.wait_until_nobody_holds(&id);
+            assert!(!file.exists(), "the control: it lies in the session's copy");
+            let _ = world.run(&["--workspace", "none"], &["true"]).run().success();
+            let kept = fs::read_to_string(&file).ok();
+            assert_eq!(kept.as_deref(), (!moved).then_some("made-inside\n"), "{who:?}");
+            assert_eq!(fs::read_to_string(world.env.home().join("work-profile/.credentials.json")).unwrap(), "another");
+        }
     }
 }
