@@ -16,10 +16,10 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair};
-use nix::unistd::{ForkResult, Pid, getpid, getppid, getsid, pipe2, setpgid};
+use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2, setpgid};
 
 use super::guardian::{
-    ABOVE_GONE, AGENT, FINISHED, Forked, GuardianError, GuardianLink, KILL_SEEN, Orphaned, SESSION, SIGNAL, TREE_GONE, bit,
+    ABOVE_GONE, AGENT, FINISHED, Forked, GuardianError, GuardianLink, KILL_SEEN, Orphaned, SESSION, SIGNAL, TREE_GONE, above_us, bit,
 };
 use super::spawn::{self, Change, Waited, wait_any};
 use super::sweep::Sweep;
@@ -115,16 +115,8 @@ struct Above {
 }
 
 impl Above {
-    /// `None` where somebody put us into the background on purpose: `nohup`, `setsid`, a script's or a shell's `&`, a service manager.
     fn of_us(ignored: u64, terminal: Option<&Terminal>) -> Option<Self> {
-        let pid = getppid();
-        let in_background = ignored & (bit(Signal::SIGHUP) | bit(Signal::SIGINT)) != 0
-            || getsid(None) == Ok(getpid())
-            || terminal.is_some_and(|terminal| !terminal.is_ours());
-        // 0 is a parent outside our PID namespace, 1 the system's own first process.
-        if in_background || pid.as_raw() <= 1 {
-            return None;
-        }
+        let pid = above_us(ignored, terminal)?;
         let end = spawn::end_of(pid);
         // It may have ended before, and its number be another's.
         (getppid() == pid).then_some(Self { pid, end })

@@ -25,12 +25,15 @@ use std::future::pending;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::{Pid, getpid, getppid, getsid};
 use tokio::net::UnixDatagram;
 
+use super::terminal::Terminal;
 use super::{Exit, Outcome};
 
 /// Which of the two processes this is.
@@ -103,15 +106,30 @@ pub fn fork(on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Res
     super::guard_loop::fork(on_orphaned)
 }
 
-/// See the Linux version: here there is no guardian.
+/// See the Linux version: here there is no guardian, and the supervisor looks by itself whether the process above is gone.
 ///
 /// # Errors
 /// None.
 #[cfg(target_os = "macos")]
 pub fn fork(_on_orphaned: impl FnOnce(&Orphaned, Option<&Path>) -> String) -> Result<Forked, GuardianError> {
     let ignored_at_start = crate::system::ignored_signals(std::process::id().cast_signed());
-    Ok(Forked::Supervisor(GuardianLink { ignored_at_start, ..GuardianLink::unguarded() }))
+    let above = Mutex::new(above_us(ignored_at_start, Terminal::capture().as_ref()));
+    Ok(Forked::Supervisor(GuardianLink { above, ignored_at_start, ..GuardianLink::unguarded() }))
 }
+
+/// The process above us, whose end means the session's. `None` where somebody put us into the background on purpose: `nohup`, `setsid`, a
+/// script's or a shell's `&`, a service manager.
+pub(super) fn above_us(ignored: u64, terminal: Option<&Terminal>) -> Option<Pid> {
+    let above = getppid();
+    let in_background = ignored & (bit(Signal::SIGHUP) | bit(Signal::SIGINT)) != 0
+        || getsid(None) == Ok(getpid())
+        || terminal.is_some_and(|terminal| !terminal.is_ours());
+    // 0 is a parent outside our PID namespace, 1 the system's own first process.
+    (!in_background && above.as_raw() > 1).then_some(above)
+}
+
+/// How often the supervisor looks for the process above, where no guardian does.
+const LOOK_ABOVE: Duration = Duration::from_secs(1);
 
 // The messages: one datagram each, a tag and its data.
 pub(super) const SESSION: u8 = b's';
@@ -133,6 +151,8 @@ pub struct GuardianLink {
     /// Made at the first `next`, as `fork` runs before any runtime.
     listener: OnceLock<UnixDatagram>,
     socket: Option<OwnedFd>,
+    /// The process above us, where there is no guardian that looks after it.
+    above: Mutex<Option<Pid>>,
     /// Bit n-1 stands for signal n.
     ignored_at_start: u64,
 }
@@ -140,12 +160,12 @@ pub struct GuardianLink {
 impl GuardianLink {
     /// A link without a guardian: it takes every word and never says one. For tests, and where there is none.
     pub fn unguarded() -> Self {
-        Self { listener: OnceLock::new(), socket: None, ignored_at_start: 0 }
+        Self { listener: OnceLock::new(), socket: None, above: Mutex::new(None), ignored_at_start: 0 }
     }
 
     #[cfg(target_os = "linux")]
     pub(super) fn new(socket: OwnedFd, ignored_at_start: u64) -> Self {
-        Self { listener: OnceLock::new(), socket: Some(socket), ignored_at_start }
+        Self { socket: Some(socket), ignored_at_start, ..Self::unguarded() }
     }
 
     /// Announces the session: from here on the guardian watches its kill files ([`crate::store::kill_file::paths_for`]), shares
@@ -197,7 +217,7 @@ impl GuardianLink {
 
     /// Waits for what the guardian has to say. Cancel-safe. Must run within a runtime, always the same one.
     pub async fn next(&self) -> GuardianEvent {
-        let Some(socket) = &self.socket else { return pending().await };
+        let Some(socket) = &self.socket else { return self.above_gone().await };
         let Some(listener) = self.listener(socket) else { return GuardianEvent::Gone };
         loop {
             let mut message = [0; 8];
@@ -213,6 +233,17 @@ impl GuardianLink {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Waits, without a guardian, until the process above is gone; for ever where none is, or it was told already.
+    async fn above_gone(&self) -> GuardianEvent {
+        let above = || self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pid) = *above() else { return pending().await };
+        while getppid() == pid {
+            tokio::time::sleep(LOOK_ABOVE).await;
+        }
+        *above() = None;
+        GuardianEvent::AboveGone
     }
 
     fn listener(&self, socket: &OwnedFd) -> Option<&UnixDatagram> {
@@ -235,4 +266,27 @@ impl GuardianLink {
 
 pub(super) fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_guardian_the_end_of_the_process_above_is_told_once() {
+        async fn told_at_once(link: &GuardianLink) -> Option<GuardianEvent> {
+            tokio::select! {
+                biased;
+                told = link.next() => Some(told),
+                () = std::future::ready(()) => None,
+            }
+        }
+        let under = |above| GuardianLink { above: Mutex::new(above), ..GuardianLink::unguarded() };
+        // What is not our parent was it once, as far as the link knows.
+        let orphaned = under(Some(getpid()));
+        assert_eq!(told_at_once(&orphaned).await, Some(GuardianEvent::AboveGone));
+        assert_eq!(told_at_once(&orphaned).await, None);
+        assert_eq!(told_at_once(&under(Some(getppid()))).await, None);
+        assert_eq!(told_at_once(&under(None)).await, None);
+    }
 }
