@@ -106,22 +106,11 @@ fn pace(view: &SessionView) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AwsView, DeveloperSource, Event, Quota, QuotaWindow, Record, RequestId, SessionId, Thread, Usage, Workspace};
+    use crate::model::{AwsView, Event, Quota, QuotaWindow, Record, RequestId, Thread, Usage, fixture};
 
     fn view() -> SessionView {
-        let event = Event::SessionCreated {
-            id: SessionId::new(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::Clone,
-            directory: "/".into(),
-            checkout: None,
-            branch: Some("sentrely/ana/fix-9f3a".into()),
-            base: None,
-            base_commit: None,
-        };
-        let mut view = SessionView::begin(&Record { v: 1, seq: 1, at: Timestamp::UNIX_EPOCH, prev: String::new(), event }).unwrap();
+        let mut view = fixture::session();
+        view.branch = Some("sentrely/ana/fix-9f3a".into());
         view.billing.kind = BillingKind::Key;
         view.cost_usd = "4.1".parse().unwrap();
         view.budgets = vec![BudgetView { kind: LimitKind::Usd, limit: "5".into(), used: "4.1".into(), percent: 82, shared: None }];

@@ -35,25 +35,12 @@ pub fn show_duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BudgetView, DeveloperSource, Event, Record, SessionId, Spent, Workspace};
+    use crate::model::{BudgetView, Spent, fixture};
 
     #[test]
     fn the_time_to_the_limit_is_what_is_left_at_the_pace_of_the_last_ten_minutes() {
         let view = |burn: &str, budgets: &[(&str, &str)]| {
-            let event = Event::SessionCreated {
-                id: SessionId::new(),
-                developer: String::new(),
-                developer_source: DeveloperSource::SelfDeclared,
-                project: String::new(),
-                workspace: Workspace::None,
-                directory: String::new(),
-                checkout: None,
-                branch: None,
-                base: None,
-                base_commit: None,
-            };
-            let record = Record { v: 1, seq: 1, at: jiff::Timestamp::UNIX_EPOCH, prev: String::new(), event };
-            let mut view = SessionView::begin(&record).unwrap();
+            let mut view = fixture::session();
             view.burn_usd_per_hour = burn.parse().unwrap();
             view.budgets = budgets
                 .iter()

@@ -5,6 +5,8 @@ mod context;
 mod details;
 mod document;
 mod event;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod id;
 mod limit;
 mod money;

@@ -102,7 +102,6 @@ fn seconds(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeveloperSource, Workspace};
 
     const ID: &str = "9f3a12cd-0000-4000-8000-000000000001";
 
@@ -115,18 +114,7 @@ mod tests {
     }
 
     fn created() -> Event {
-        Event::SessionCreated {
-            id: ID.parse().unwrap(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        }
+        crate::model::fixture::created(ID.parse().unwrap())
     }
 
     fn minted(key: &str, expires: i64) -> Event {

@@ -117,25 +117,11 @@ pub fn billing_changed(billing: &Billing, before: &Billing) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::model::{DeveloperSource, Event, Record, SessionId, Workspace};
+    use crate::model::fixture;
 
     fn view(kind: BillingKind, limits: &[&str]) -> SessionView {
-        let event = Event::SessionCreated {
-            id: SessionId::new(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        };
-        let mut view = SessionView::begin(&Record { v: 1, seq: 1, at: Timestamp::UNIX_EPOCH, prev: String::new(), event }).unwrap();
+        let mut view = fixture::session();
         view.billing = Billing { kind, last4: None };
         view.cost_usd = "0.4".parse().unwrap();
         view.tokens.input = 1_200_000;

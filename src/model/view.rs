@@ -493,26 +493,7 @@ impl SessionView {
 mod tests {
     use super::*;
     use crate::model::RequestId;
-
-    fn record(event: Event) -> Record {
-        Record { v: 1, seq: 1, at: Timestamp::UNIX_EPOCH, prev: String::new(), event }
-    }
-
-    fn session() -> SessionView {
-        SessionView::begin(&record(Event::SessionCreated {
-            id: SessionId::new(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        }))
-        .unwrap()
-    }
+    use crate::model::fixture::{record, session};
 
     fn admitted(request: u64, ceiling: Usd) -> Record {
         record(Event::RequestAdmitted {

@@ -352,23 +352,12 @@ fn denials(records: &[Record]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::fixture::{self, record};
 
     #[test]
     fn the_text_names_identity_models_peak_and_compactions() {
-        let record = |event| Record { v: 1, seq: 1, at: jiff::Timestamp::UNIX_EPOCH, prev: String::new(), event };
-        let mut view = SessionView::begin(&record(Event::SessionCreated {
-            id: crate::model::SessionId::new(),
-            developer: "ana@example.com".into(),
-            developer_source: crate::model::DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: crate::model::Workspace::Clone,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        }))
-        .unwrap();
+        let mut view = fixture::session();
+        view.developer = "ana@example.com".into();
         let compaction = |trigger: &str| Event::Compaction {
             thread: crate::model::Thread::Main,
             trigger: Some(trigger.into()),

@@ -119,22 +119,11 @@ impl Closing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeveloperSource, Survivor, SurvivorReason, Workspace};
+    use crate::model::{Survivor, SurvivorReason};
     use crate::store::{StateDir, kill_file, read_journal};
 
     fn created(dir: &SessionDir) -> Event {
-        Event::SessionCreated {
-            id: dir.id(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        }
+        crate::model::fixture::created(dir.id())
     }
 
     fn closed(prepare: impl FnOnce(&SessionDir) -> Vec<Event>, survivors: Vec<Survivor>) -> (SessionView, Vec<Event>) {

@@ -108,7 +108,7 @@ fn holds_work(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeveloperSource, Event, Outcome, StopReason, Workspace};
+    use crate::model::{Event, Outcome, StopReason};
     use crate::store::{Journal, append_to_index};
 
     fn state() -> (tempfile::TempDir, StateDir) {
@@ -122,18 +122,7 @@ mod tests {
         let (dir, at) = (state.session(SessionId::new()), Timestamp::from_second(day * 86_400).unwrap());
         dir.create().unwrap();
         let mut journal = Journal::open(&dir.journal_file()).unwrap().0;
-        let created = Event::SessionCreated {
-            id: dir.id(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        };
+        let created = crate::model::fixture::created(dir.id());
         journal.append(created, at).unwrap();
         let end = Event::AttemptEnded {
             reason: StopReason::ChildExited,

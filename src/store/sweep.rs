@@ -219,24 +219,12 @@ const fn has_ended(view: &SessionView) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{DeveloperSource, Workspace};
     use crate::store::read_index;
 
     fn created(state: &StateDir) -> SessionDir {
         let dir = state.session(SessionId::new());
         dir.create().unwrap();
-        let event = Event::SessionCreated {
-            id: dir.id(),
-            developer: "ana".into(),
-            developer_source: DeveloperSource::SelfDeclared,
-            project: "shop".into(),
-            workspace: Workspace::None,
-            directory: "/".into(),
-            checkout: None,
-            branch: None,
-            base: None,
-            base_commit: None,
-        };
+        let event = crate::model::fixture::created(dir.id());
         Journal::open(&dir.journal_file()).unwrap().0.append(event, Timestamp::UNIX_EPOCH).unwrap();
         dir
     }
