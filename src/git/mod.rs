@@ -27,6 +27,7 @@ mod pulse;
 mod remote;
 mod same_path;
 mod seed;
+mod settle;
 mod snapshot;
 mod submodules;
 mod touched;

@@ -6,6 +6,7 @@ mod held;
 mod large;
 mod lfs;
 mod planted;
+mod settled;
 mod submodules;
 
 use std::collections::BTreeMap;

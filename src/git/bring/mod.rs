@@ -35,7 +35,7 @@ impl Bring<'_> {
     }
 }
 
-fn os_path(bytes: &[u8]) -> PathBuf {
+pub(super) fn os_path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(bytes))
 }
 

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use git2::{Index, IndexTime};
 
 use super::super::{Checkout, GitError};
 use super::lfs::Pointer;
@@ -14,7 +11,8 @@ use super::{Cleaned, Driver, Filters, NO_FILTERS, open_beneath, read};
 use crate::git::cli::{Git, REMOTE};
 use crate::git::seed;
 
-/// Checks `branch` out in the fresh clone at `root`, with all filters but none run by git. What did not work is a notice.
+/// Checks `branch` out in the fresh clone at `root`, with all filters but none run by git. What did not work is a notice. Gives the files
+/// that are not as git wrote them.
 ///
 /// The files may be an earlier agent's: so the drivers run where those files are not.
 pub(in super::super) fn smudge(
@@ -23,13 +21,8 @@ pub(in super::super) fn smudge(
     state: &Path,
     notices: &mut Vec<String>,
     check_out: impl FnOnce() -> Result<(), GitError>,
-) -> Result<(), GitError> {
-    let attributes = root.join(".git/info/attributes");
-    let own = fs_err::read(&attributes).unwrap_or_default();
-    seed::write(&attributes, &[&own[..], NO_FILTERS.as_bytes()].concat())?;
-    let done = check_out();
-    seed::write(&attributes, &own)?;
-    done?;
+) -> Result<Vec<PathBuf>, GitError> {
+    without(root, check_out)?;
     let filters = Filters::new(checkout, state);
     let mut work = Smudging { filters: &filters, root, changed: Vec::new(), failed: BTreeMap::new() };
     let mut missing: Vec<(PathBuf, Pointer)> = Vec::new();
@@ -51,8 +44,20 @@ pub(in super::super) fn smudge(
     for (name, count) in &work.failed {
         notices.push(format!("{count} files are as git stores them: the filter {name} did not work outside the working copy"));
     }
-    refresh(root, &work.changed);
-    Ok(())
+    Ok(work.changed)
+}
+
+/// Checks out with every filter switched off.
+pub(in super::super) fn without(root: &Path, check_out: impl FnOnce() -> Result<(), GitError>) -> Result<(), GitError> {
+    let attributes = root.join(".git/info/attributes");
+    let own = fs_err::read(&attributes).ok();
+    seed::write(&attributes, &[own.as_deref().unwrap_or_default(), NO_FILTERS.as_bytes()].concat())?;
+    let done = check_out();
+    match own {
+        Some(own) => seed::write(&attributes, &own)?,
+        None => fs_err::remove_file(&attributes).map_err(GitError::io("remove", &attributes))?,
+    }
+    done
 }
 
 struct Smudging<'a> {
@@ -116,29 +121,5 @@ fn fetch(checkout: &Checkout, root: &Path, notices: &mut Vec<String>) {
     let git = checkout.git("fetch files of git-lfs").args(["lfs", "fetch", "--", &remote.name, &commit]).within(REMOTE);
     if let Err(error) = git.output() {
         notices.push(remote.redact(&format!("files of git-lfs could not be fetched: {error}")));
-    }
-}
-
-/// Tells the index how the files are now, so that the first `git status` need not filter them all. As well as it goes.
-fn refresh(root: &Path, changed: &[PathBuf]) {
-    let update = || -> Option<()> {
-        let mut index = Index::open(&root.join(".git/index")).ok()?;
-        for path in changed {
-            let meta = root.join(path).symlink_metadata().ok()?;
-            let mut entry = index.get_path(path, 0)?;
-            let time =
-                |seconds: i64, nanoseconds: i64| Some(IndexTime::new(i32::try_from(seconds).ok()?, u32::try_from(nanoseconds).ok()?));
-            entry.mtime = time(meta.mtime(), meta.mtime_nsec())?;
-            entry.ctime = time(meta.ctime(), meta.ctime_nsec())?;
-            // As git does it: the low 32 bits.
-            let low = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or_default();
-            (entry.dev, entry.ino, entry.file_size) = (low(meta.dev()), low(meta.ino()), low(meta.size()));
-            (entry.uid, entry.gid) = (meta.uid(), meta.gid());
-            index.add(&entry).ok()?;
-        }
-        index.write().ok()
-    };
-    if !changed.is_empty() {
-        let _ = update();
     }
 }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use nix::fcntl::OFlag;
 
-pub(super) use check_out::{named, smudge};
+pub(super) use check_out::{named, smudge, without};
 
 use super::cli::Git;
 use super::{Checkout, GitError};
