@@ -2,29 +2,26 @@
 //!
 //! [`decide`] tries the whole wall on this machine before anything is made; [`raise`] builds the one that the command enters.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+mod needs;
+
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::claude::places::Places;
+use self::needs::{config_dir, make_claude_data, needs};
+pub(super) use self::needs::{kept_sockets, named_by_variables};
 use super::claude::running::Outside;
 use super::environment::{Env, text};
 use super::network;
 use super::prepare::Prepared;
 use super::workplace::Workplace;
 use super::{RunError, RunRequest, home, same_path};
-use crate::config::{self, Hidden, SecretRef, WallMode};
+use crate::config::{self, Hidden, WallMode};
 use crate::git::Checkout;
 use crate::model::{StopReason, Workspace};
 use crate::process::PreExec;
-use crate::wall::{Arriving, HostList, Layer, Over, Refused, Request, Scope, Wall, config_holds_credential, named_by};
-
-/// What there is of Claude Code's that is data and nothing else: the session's is the real one.
-const CLAUDE_DATA: [&str; 6] = ["projects", "file-history", "todos", "plans", "tasks", "sessions"];
-/// The same, as files: only where they are there already.
-const CLAUDE_FILES: [&str; 2] = ["history.jsonl", ".credentials.json"];
+use crate::wall::{Arriving, HostList, Layer, Refused, Request, Scope, Wall};
 
 /// How high the wall is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,182 +334,6 @@ pub(super) fn outside(prepared: &Prepared) -> Outside {
     })
 }
 
-/// The client would make these itself, but in the copy.
-fn make_claude_data(prepared: &Prepared) {
-    let dir = config_dir(&prepared.request);
-    if prepared.claude.is_some() || dir.is_dir() {
-        for name in CLAUDE_DATA {
-            use std::os::unix::fs::DirBuilderExt;
-            // One that cannot be made is copy-on-write like all else.
-            let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir.join(name));
-        }
-    }
-}
-
-fn config_dir(request: &RunRequest) -> PathBuf {
-    Places::new(&request.env, &request.cwd).config_dir
-}
-
-/// What the session needs of the machine; before it is made without its own directory.
-fn needs(request: &RunRequest, workspace: Workspace, checkout: Option<&Checkout>, workplace: Option<&Workplace>) -> Request {
-    let env = &request.env;
-    let places = Places::new(env, &request.cwd);
-    let state = request.state.path().to_owned();
-    let mut read_write: Vec<PathBuf> = CLAUDE_DATA.iter().chain(&CLAUDE_FILES).map(|name| places.config_dir.join(name)).collect();
-    read_write.extend(request.config.wall.share.iter().cloned());
-    let mut read_only = vec![places.config_dir.join("ide")];
-    let repository: Vec<PathBuf> = match checkout {
-        Some(checkout) => vec![checkout.root.clone(), checkout.git_dir.clone(), checkout.common_dir.clone()],
-        None => around(&request.cwd),
-    };
-    let mut hidden = named_by_variables(env, request.config.wall.docker);
-    match workspace {
-        Workspace::Clone => {
-            let configs = repository.iter().map(|dir| dir.join("config")).filter(|config| config_holds_credential(config));
-            hidden.extend(configs);
-            read_only.extend(outermost(repository));
-        }
-        // What lies in the checkout is under the clone, what its git has elsewhere is not.
-        Workspace::SamePath => {
-            let root = checkout.map_or(&request.cwd, |checkout| &checkout.root);
-            let elsewhere: Vec<PathBuf> = repository.iter().filter(|dir| !dir.starts_with(root)).cloned().collect();
-            hidden.extend(elsewhere.iter().map(|dir| dir.join("config")).filter(|config| config_holds_credential(config)));
-            read_only.extend(outermost(elsewhere));
-        }
-        Workspace::InPlace => read_write.extend(outermost(checkout.map_or(repository, |checkout| around(&checkout.root)))),
-        Workspace::None => read_write.extend(outermost(repository)),
-    }
-    if let (Workspace::Clone | Workspace::SamePath, Some(checkout)) = (workspace, checkout) {
-        // A remote that is a folder asks for no credential. Not one that the home, the state or the checkout lie in.
-        let remotes = checkout.local_remotes().into_iter().map(|(_, place)| place);
-        let around = |place: &PathBuf| [&places.home, &state, &checkout.root].into_iter().any(|inner| inner.starts_with(place));
-        read_only.extend(remotes.filter(|place| !around(place)));
-    }
-    if let Some(SecretRef::File(path)) = &request.config.upstream.api_key {
-        hidden.push(path.clone());
-    }
-    let mut over = None;
-    let mut read_only_at = Vec::new();
-    let session = workplace.map(|workplace| workplace.dir.path().to_owned());
-    if let Some(session) = &session {
-        hidden.extend(["lock", "journal.jsonl", "control.sock", "debug.log", "git", "gate.git"].map(|name| session.join(name)));
-        match (workspace, checkout, workplace.and_then(|workplace| workplace.copy.as_ref())) {
-            (Workspace::SamePath, Some(checkout), Some(copy)) => {
-                hidden.extend([session.join("work"), same_path::work(session)]);
-                read_only_at.push((checkout.common_dir.join("objects"), same_path::objects(session)));
-                over = Some(Over { target: checkout.root.clone(), layer: Some((copy.root.clone(), same_path::work(session))) });
-            }
-            _ => read_write.push(session.join("work")),
-        }
-    } else if let (Workspace::SamePath, Some(checkout)) = (workspace, checkout) {
-        over = Some(Over { target: checkout.root.clone(), layer: None });
-    }
-    Request {
-        home: places.home,
-        copy_on_write: vec![places.config_dir],
-        read_only,
-        read_write,
-        state,
-        session,
-        hidden,
-        runtime_dir: text(env, "XDG_RUNTIME_DIR").map(PathBuf::from),
-        cwd: workplace.map_or_else(|| request.cwd.clone(), |workplace| workplace.cwd.clone()),
-        allow_read: request.config.wall.allow_read.clone(),
-        docker: request.config.wall.docker,
-        private_tmp: request.config.wall.private_tmp,
-        kept_sockets: kept_sockets(env, &request.config.wall),
-        over,
-        read_only_at,
-    }
-}
-
-/// Without those that lie in another one.
-fn outermost(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
-    paths.sort();
-    let mut kept: Vec<PathBuf> = Vec::new();
-    for path in paths {
-        if !kept.last().is_some_and(|last| path.starts_with(last)) {
-            kept.push(path);
-        }
-    }
-    kept
-}
-
-/// The folder as it is: the repository around it if there is one, with what a linked worktree or a submodule has elsewhere.
-///
-/// An earlier session may have written the `.git` file: it opens only what points back to the folder, or belongs to a repository around it.
-fn around(cwd: &Path) -> Vec<PathBuf> {
-    let Some(top) = cwd.ancestors().find(|dir| dir.join(".git").exists()) else { return vec![cwd.to_owned()] };
-    let mut dirs = vec![top.to_owned()];
-    let pointed = fs::read_to_string(top.join(".git")).ok();
-    if let Some(dir) = pointed.as_deref().and_then(|text| text.trim().strip_prefix("gitdir: ")) {
-        let Ok(git_dir) = top.join(dir).canonicalize() else { return dirs };
-        let points_back = || {
-            let back = fs::read_to_string(git_dir.join("gitdir")).ok()?;
-            git_dir.join(back.trim()).canonicalize().ok()
-        };
-        let is_worktree = points_back().is_some_and(|back| Some(back) == top.join(".git").canonicalize().ok());
-        let around = |dir: &Path| dir.parent().and_then(|dir| dir.join(".git/modules").canonicalize().ok());
-        if is_worktree && git_dir.parent().is_some_and(|dir| dir.ends_with("worktrees")) {
-            dirs.extend(git_dir.ancestors().nth(2).map(Path::to_owned));
-        } else if top.ancestors().filter_map(around).any(|modules| git_dir.starts_with(modules)) {
-            dirs.push(git_dir);
-        }
-    }
-    dirs
-}
-
-/// The socket that an address in a variable leads to.
-fn socket_of(env: &Env, name: &str) -> Option<PathBuf> {
-    let address = text(env, name)?;
-    let path = address.strip_prefix("unix:path=").or_else(|| address.strip_prefix("unix://"))?;
-    path.split(',').next().map(PathBuf::from)
-}
-
-/// Sockets of the runtime directory that stay: docker's, where it is granted.
-pub(super) fn kept_sockets(env: &Env, wall: &config::Wall) -> Vec<PathBuf> {
-    if !wall.docker {
-        return Vec::new();
-    }
-    let runtime = text(env, "XDG_RUNTIME_DIR").map(Path::new);
-    let rootless = runtime.into_iter().flat_map(|dir| ["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
-    rootless.chain(socket_of(env, "DOCKER_HOST")).collect()
-}
-
-/// Credential files and sockets that the environment names.
-pub(super) fn named_by_variables(env: &Env, docker: bool) -> Vec<PathBuf> {
-    let path =
-        |name: &str| env.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from).filter(|path| path.is_absolute());
-    let mut found: Vec<PathBuf> = [
-        "SSH_AUTH_SOCK",
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "AWS_CONFIG_FILE",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-        "CLOUDSDK_CONFIG",
-        "AZURE_CONFIG_DIR",
-        "GH_CONFIG_DIR",
-        "NETRC",
-        "VAULT_TOKEN_PATH",
-        "PGPASSFILE",
-    ]
-    .into_iter()
-    .filter_map(path)
-    .collect();
-    found.extend(named_by(path));
-    found.extend(env.get(OsStr::new("KUBECONFIG")).into_iter().flat_map(std::env::split_paths));
-    found.extend(socket_of(env, "DBUS_SESSION_BUS_ADDRESS"));
-    if !docker {
-        found.extend(socket_of(env, "DOCKER_HOST"));
-    }
-    // Where `actions/checkout` leaves what it pushes with.
-    let temp = path("RUNNER_TEMP").and_then(|dir| fs::read_dir(dir).ok());
-    let credentials =
-        temp.into_iter().flatten().flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"git-credentials-"));
-    found.extend(credentials.map(|entry| entry.path()));
-    found
-}
-
 /// Removes what earlier sessions left of their homes, when nobody changed it for as long as records are kept.
 pub(super) fn sweep(env: &Env, store: &config::Store, state: &crate::store::StateDir) {
     let Some(before) = SystemTime::now().checked_sub(Duration::from_hours(24 * u64::from(store.keep_days))) else { return };
@@ -530,28 +351,4 @@ pub(super) fn sweep(env: &Env, store: &config::Store, state: &crate::store::Stat
         }
     }
     Layer::sweep(&base(env), before, |name| name.parse().is_ok_and(|id| state.session(id).is_alive().unwrap_or(true)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_git_file_opens_only_what_points_back_to_its_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        let (main, tree, foreign) = (root.join("main/.git"), root.join("tree"), root.join("secrets"));
-        let own = main.join("worktrees/tree");
-        for dir in [&own, &tree, &foreign] {
-            fs::create_dir_all(dir).unwrap();
-        }
-        fs::write(own.join("commondir"), "../..\n").unwrap();
-        fs::write(own.join("gitdir"), format!("{}\n", tree.join(".git").display())).unwrap();
-        fs::write(tree.join(".git"), format!("gitdir: {}\n", own.display())).unwrap();
-        assert_eq!(around(&tree), [tree.clone(), main.clone()]);
-        for planted in [&foreign, &main] {
-            fs::write(tree.join(".git"), format!("gitdir: {}\n", planted.display())).unwrap();
-            assert_eq!(around(&tree), std::slice::from_ref(&tree));
-        }
-    }
 }
