@@ -42,9 +42,11 @@ pub(super) fn allow_list(request: &Request, config_dirs: &[PathBuf]) -> Result<(
     let home = request.home.canonicalize().unwrap_or_else(|_| request.home.clone());
     let mut hidden = secrets::files(&home);
     hidden.extend(request.hidden.iter().cloned());
-    let allowed: Vec<PathBuf> = request.allow_read.iter().filter_map(|path| path.canonicalize().ok()).collect();
-    let mut hidden: Vec<PathBuf> =
-        hidden.iter().filter_map(|path| path.canonicalize().ok()).filter(|path| !allowed.contains(path)).collect();
+    // No other content can be shown here: what would be read without its secrets is not read.
+    let granted = secrets::granted(&request.allow_read).into_iter().filter(|granted| granted.instead.is_none());
+    let granted: Vec<PathBuf> = granted.map(|granted| granted.path).collect();
+    let there = hidden.iter().filter_map(|path| path.canonicalize().ok());
+    let mut hidden: Vec<PathBuf> = there.flat_map(|path| secrets::around(path, &granted)).collect();
     let state: Option<PathBuf> = request.state.canonicalize().ok();
     // A rule is about a directory itself, whatever name led to it: another mount of the home, allowed as a neighbour, would allow the home.
     let mounts = Mounts::read();

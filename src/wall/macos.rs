@@ -66,11 +66,12 @@ impl Wall {
     pub fn allow_list(request: &Request, config_dirs: &[PathBuf], _setuid: bool) -> Result<Self, ScopeError> {
         let real = |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().filter_map(|path| path.canonicalize().ok()).collect() };
         let home = request.home.canonicalize().unwrap_or_else(|_| request.home.clone());
-        let allowed = real(&request.allow_read);
+        // No other content can be shown here: what would be read without its secrets is not read.
+        let granted = secrets::granted(&request.allow_read).into_iter().filter(|granted| granted.instead.is_none());
+        let granted: Vec<PathBuf> = granted.map(|granted| granted.path).collect();
         let mut hidden = secrets::files(&home);
         hidden.extend(request.hidden.iter().cloned());
-        let mut hidden = real(&hidden);
-        hidden.retain(|path| !allowed.contains(path));
+        let mut hidden: Vec<PathBuf> = real(&hidden).into_iter().flat_map(|path| secrets::around(path, &granted)).collect();
         hidden.sort();
         hidden.dedup();
         let mut sockets = secrets::sockets(nix::unistd::getuid().as_raw());

@@ -75,13 +75,15 @@ impl Plan {
             let directory = path.is_dir();
             placed.push(Placed { optional: true, ..Placed::new(path, Turn::Hidden, What::Nothing { directory }) });
         }
-        for (n, path) in allowed(request).into_iter().enumerate() {
-            let Some(text) = fs::read_to_string(&path).ok().and_then(|text| secrets::redacted(&path, &text)) else { continue };
+        for (n, granted) in secrets::granted(&request.allow_read).into_iter().enumerate() {
+            let Some(text) = granted.instead else { continue };
             let copy = as_path(Path::new(&format!("redacted.{n}")));
             let written =
                 fs::write(&copy, text).and_then(|()| fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600)));
             written.map_err(|source| PlanError::Layer { path: copy.clone(), source })?;
-            placed.push(Placed::new(&path, Turn::Hidden, tree_of(&copy, true)?));
+            for name in mounts.aliases(&granted.path).into_iter().chain([granted.path]) {
+                placed.push(Placed::new(&name, Turn::Hidden, tree_of(&copy, true)?));
+            }
         }
         if nix::unistd::getuid().is_root() {
             kernel_places(&mut placed)?;
@@ -177,9 +179,8 @@ fn hidden(request: &Request, home: &Path, mounts: &Mounts) -> Vec<PathBuf> {
     let foreign_state = |path: &PathBuf| path.starts_with(&state) && session.as_ref().is_none_or(|session| !path.starts_with(session));
     let replaced = replaced_runtime(request);
     let mut found: Vec<PathBuf> = resolved(&listed)
-        .filter(|path| {
-            !allowed.contains(path) && !granted.contains(path) && !foreign_state(path) && !home.starts_with(path) && path.parent().is_some()
-        })
+        .flat_map(|path| secrets::around(path, &allowed))
+        .filter(|path| !granted.contains(path) && !foreign_state(path) && !home.starts_with(path) && path.parent().is_some())
         .filter(|path| !needed.iter().any(|needed| needed.starts_with(path)))
         .filter(|path| !replaced.as_ref().is_some_and(|dir| path.starts_with(dir)))
         .collect();

@@ -283,6 +283,37 @@ pub(super) fn redacted(path: &Path, content: &str) -> Option<String> {
     }
 }
 
+/// A file that the user lets a session read.
+pub(super) struct Granted {
+    /// Itself, whatever links the user named it by.
+    pub(super) path: PathBuf,
+    /// What there is to be read in place of its content, where that holds secrets of a known format.
+    pub(super) instead: Option<String>,
+}
+
+/// Those that are there. The name that the user gave, or the one it leads to, tells the format.
+pub(super) fn granted(names: &[PathBuf]) -> Vec<Granted> {
+    let one = |name: &PathBuf| {
+        let path = name.canonicalize().ok()?;
+        let text = fs::read_to_string(&path).ok();
+        let instead = text.and_then(|text| redacted(name, &text).or_else(|| redacted(&path, &text)).filter(|redacted| *redacted != text));
+        Some(Granted { path, instead })
+    };
+    names.iter().filter_map(one).collect()
+}
+
+/// What of a hidden place is still to be hidden when something in it may be read: its neighbours.
+pub(super) fn around(hidden: PathBuf, granted: &[PathBuf]) -> Vec<PathBuf> {
+    if granted.contains(&hidden) {
+        return Vec::new();
+    }
+    if !granted.iter().any(|granted| granted.starts_with(&hidden)) {
+        return vec![hidden];
+    }
+    let entries = fs::read_dir(&hidden).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.path().canonicalize().ok()).flat_map(|path| around(path, granted)).collect()
+}
+
 fn without_lines(content: &str, secret: impl Fn(&str) -> bool) -> String {
     // A line that was switched off may hold what still opens something.
     content.split_inclusive('\n').filter(|line| !secret(line.trim_start().trim_start_matches(['#', ';']))).collect()

@@ -90,6 +90,10 @@ impl Taking {
         let mut wanted: Vec<(usize, OsString, &DirEntry)> =
             entries.iter().filter_map(|entry| Some((rank(&entry.file_name())?, entry.file_name(), entry))).collect();
         wanted.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        if place.is_symlink() {
+            // Earlier versions linked to the clone's own folder.
+            remove(place).map_err(GitError::io("remove", place))?;
+        }
         make(place)?;
         let mut taken = listed(place)?;
         for (_, name, entry) in wanted {

@@ -28,6 +28,33 @@ fn a_credential_file_is_readable_only_when_allowed_and_then_without_its_token() 
 }
 
 #[test]
+fn a_grant_of_a_link_shows_no_token_and_one_of_a_file_in_a_hidden_folder_shows_that_file_alone() {
+    for who in whos() {
+        let world = World::new(who);
+        let home = world.env.home();
+        fs::create_dir(home.join("dotfiles")).unwrap();
+        fs::rename(home.join(".npmrc"), home.join("dotfiles/npm")).unwrap();
+        std::os::unix::fs::symlink("dotfiles/npm", home.join(".npmrc")).unwrap();
+        write(&home.join(".aws/config"), "[profile x]\n");
+        world.give_away();
+        let grant = |name: &str| format!("wall.allow_read={}", home.join(name).display());
+        let npm = "cat ~/.npmrc ~/dotfiles/npm; true";
+        assert!(fs::read_to_string(home.join(".npmrc")).unwrap().contains("CANARY"), "the control");
+        assert_eq!(printed(&world, &[&grant(".npmrc")], npm), "registry=https://r.example/\n".repeat(2), "{who:?}");
+        let aws = "cat ~/.aws/config ~/.aws/credentials; true";
+        assert_eq!(printed(&world, &[], aws), "");
+        assert_eq!(printed(&world, &[&grant(".aws/config")], aws), "[profile x]\n", "{who:?}");
+        // A wall that can show no other content shows none, and what has no token is read as it is.
+        let degraded = |name: &str, script: &str| {
+            let words = ["--workspace", "none", "--config", &grant(name)];
+            world.run(&words, &["bash", "-c", script]).var("SENTRELY_TEST_HIDE", "namespaces").run().success().stdout
+        };
+        assert_eq!(degraded(".npmrc", npm), "", "{who:?}");
+        assert_eq!(degraded(".aws/config", aws), "[profile x]\n", "{who:?}");
+    }
+}
+
+#[test]
 fn credential_files_that_a_variable_puts_elsewhere_are_hidden_there() {
     let places = [
         ("XDG_CONFIG_HOME", "cfg", "cfg/gh/hosts.yml"),
