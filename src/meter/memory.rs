@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use jiff::SignedDuration;
+
 use super::estimate::LastPrompt;
 use crate::model::Thread;
 
@@ -18,6 +20,10 @@ const MIN_ANSWER: u64 = 100;
 /// What is always doubted of a model that is known: its next text may be of another kind.
 const MARGIN: u64 = 10;
 const MAX_DOUBT: u64 = 100;
+/// A shorter answer says nothing of a model's speed: it may have come out of a buffer.
+const MIN_TIME: SignedDuration = SignedDuration::from_secs(3);
+/// What a model may be faster, in percent, than its fastest answer was as a whole, from the first byte sent to the last received.
+const FASTER: u64 = 125;
 
 /// How the tokens that the API has reported compare to what text was weighed as.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +41,8 @@ pub(super) struct Memory {
     /// The digest of what was asked in the stream that was lost last.
     lost: HashMap<Thread, u64>,
     densities: HashMap<String, Density>,
+    /// Tokens a second, of the fastest answer of each model.
+    paces: HashMap<String, u64>,
 }
 
 impl Memory {
@@ -74,6 +82,22 @@ impl Memory {
             Some(known) if known.tokens >= ENOUGH => (known.percent.saturating_sub(100) + MARGIN).min(MAX_DOUBT),
             _ => UNKNOWN_DOUBT,
         }
+    }
+
+    /// An answer of this model was reported with this output, so long after it was asked for. `percent`: how fast it is beside what it
+    /// usually is.
+    pub(super) fn generated(&mut self, model: &str, output: u64, time: SignedDuration, percent: u64) {
+        if time < MIN_TIME || output < MIN_ANSWER || (self.paces.len() >= MAX_CONVERSATIONS && !self.paces.contains_key(model)) {
+            return;
+        }
+        let pace = u64::try_from(u128::from(output) * 100_000 / (time.as_millis().unsigned_abs() * u128::from(percent)));
+        let known = self.paces.entry(model.to_owned()).or_default();
+        *known = (*known).max(pace.unwrap_or(u64::MAX));
+    }
+
+    /// Tokens a second that this model has shown to be able to generate; zero where nothing is known.
+    pub(super) fn pace(&self, model: &str) -> u64 {
+        self.paces.get(model).map_or(0, |pace| pace.saturating_mul(FASTER) / 100)
     }
 
     /// The answer to what was asked with this digest was lost; or, with `None`, the conversation was answered.

@@ -87,7 +87,7 @@ impl Meter {
         let price = found.price;
         let last = state.memory.last_prompt(&ask.thread, &ask.model);
         let (prompt, dearest) = (forecast_prompt(&ask.shape, last, now), dearest_prompt(&ask.shape, last));
-        let running = Running::new(&price, prompt, ask.max_tokens, state.memory.doubt_percent(&ask.model));
+        let running = Running::new(&price, prompt, ask.max_tokens, state.memory.doubt_percent(&ask.model), state.memory.pace(&ask.model));
         // A streamed answer is cut in time; one that comes whole must fit whole.
         let whole = Usage { output: ask.max_tokens, ..prompt };
         let ceiling = Held::sure(price.cost(&whole), whole.total());

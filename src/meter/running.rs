@@ -14,7 +14,7 @@ use super::weigh::Text;
 use crate::model::{Speed, Usage, Usd};
 
 /// Tokens a second that models of a family generate at most: twice what is publicly measured of them (not by us). Whatever is not named
-/// here may be as fast as the fastest.
+/// here may be as fast as the fastest; and a model that an answer proves to be faster counts at that from then on ([`super::memory`]).
 const TOKENS_PER_SECOND: [(&str, u64); 5] = [("opus", 150), ("fable", 150), ("mythos", 150), ("sonnet", 200), ("haiku", 400)];
 const TOKENS_PER_SECOND_OF_ANY: u64 = 400;
 /// Fast mode is up to two and a half times as fast.
@@ -50,7 +50,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(price: &ModelPrice, prompt: Usage, output_cap: u64, doubt_percent: u64) -> Self {
+    /// `pace`: tokens a second that the model has shown to be able to generate.
+    pub(super) fn new(price: &ModelPrice, prompt: Usage, output_cap: u64, doubt_percent: u64, pace: u64) -> Self {
         Self {
             prompt_cost: price.cost(&prompt),
             prompt,
@@ -67,7 +68,7 @@ impl Running {
             clock: SignedDuration::ZERO,
             clock_since: None,
             output_cap,
-            tokens_per_second: ceiling_speed(price),
+            tokens_per_second: ceiling_speed(price).max(pace),
         }
     }
 
@@ -161,8 +162,18 @@ impl Running {
         if self.clocked || self.paused.1 > 0 { None } else { Some(self.seen.tokens()) }
     }
 
+    /// How fast it is beside what its model usually is.
+    pub(super) const fn speed_percent(&self) -> u64 {
+        if matches!(self.prompt.speed, Speed::Fast) { FAST_PERCENT } else { 100 }
+    }
+
+    /// How long ago it left us.
+    pub(super) fn under_way(&self, now: Timestamp) -> Option<SignedDuration> {
+        self.sent.map(|sent| now.duration_since(sent))
+    }
+
     fn out_of_sight(&self, time: SignedDuration) -> u64 {
-        let percent = if self.prompt.speed == Speed::Fast { FAST_PERCENT } else { 100 };
+        let percent = self.speed_percent();
         u64::try_from(time.as_millis()).unwrap_or(0).saturating_mul(self.tokens_per_second * percent) / 100_000
     }
 
