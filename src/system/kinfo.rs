@@ -1,7 +1,7 @@
-//! The two forms in which macOS tells of processes: the records of `kern.proc` (`struct kinfo_proc` of `<sys/sysctl.h>`) and what
-//! `kern.procargs2` answers. Taken apart by bytes, so that nothing but what is read has to be right.
+//! The forms in which macOS tells of processes: the records of `kern.proc` (`struct kinfo_proc` of `<sys/sysctl.h>`), what `kern.procargs2`
+//! answers, and `struct proc_uniqidentifierinfo` of libproc. Taken apart by bytes, so that nothing but what is read has to be right.
 
-use super::Process;
+use super::{Lineage, Process};
 
 /// The size of a record, on Apple's processors and on Intel's.
 const SIZE: usize = 648;
@@ -52,6 +52,16 @@ fn process(record: &[u8], session_of: impl Fn(i32) -> i32) -> Option<Process> {
 pub(super) fn ignored_signals(answer: &[u8]) -> Option<u64> {
     let record = answer.get(..SIZE)?;
     Some(u32::from_ne_bytes(record.get(IGNORED_SIGNALS..IGNORED_SIGNALS + 4)?.try_into().ok()?).into())
+}
+
+/// The size of `struct proc_uniqidentifierinfo`.
+pub(super) const LINEAGE_SIZE: usize = 56;
+
+/// A program's 16 bytes, the process's own number, that of the process that forked it, and what is not needed.
+pub(super) fn lineage(answer: &[u8; LINEAGE_SIZE]) -> Option<Lineage> {
+    let (own, rest) = answer.get(16..)?.split_first_chunk()?;
+    let (parent, _) = rest.split_first_chunk()?;
+    Some(Lineage { own: u64::from_ne_bytes(*own), parent: u64::from_ne_bytes(*parent) })
 }
 
 /// What a process was started with.
@@ -115,6 +125,14 @@ mod tests {
         assert_eq!(found, [expected(4242, "node", 'S', 1, 4240), expected(7, "a (b) c", 'Z', 4242, 7)]);
         assert!(found[1].is_dead() && !found[0].is_dead());
         assert_eq!((ignored_signals(&answer), ignored_signals(&answer[..100])), (Some(0b11), None));
+    }
+
+    #[test]
+    fn own_number_and_parents_follow_the_programs() {
+        let mut answer = [0xa5; LINEAGE_SIZE];
+        answer[16..24].copy_from_slice(&70_001_u64.to_ne_bytes());
+        answer[24..32].copy_from_slice(&69_999_u64.to_ne_bytes());
+        assert_eq!(lineage(&answer), Some(Lineage { own: 70_001, parent: 69_999 }));
     }
 
     #[test]

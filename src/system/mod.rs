@@ -80,6 +80,22 @@ pub fn processes() -> Vec<Process> {
     here::processes()
 }
 
+/// Numbers that are given once in a boot.
+#[cfg(any(target_os = "macos", test))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage {
+    /// The process's own.
+    pub own: u64,
+    /// That of the process that forked it, whoever is its parent now.
+    pub parent: u64,
+}
+
+/// By whom a process was forked.
+#[cfg(target_os = "macos")]
+pub fn lineage(pid: i32) -> Option<Lineage> {
+    here::lineage(pid)
+}
+
 /// The number that was given to the newest process. `None` where that is not told (macOS).
 pub fn newest() -> Option<i32> {
     here::newest()

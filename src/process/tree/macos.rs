@@ -15,7 +15,7 @@ use super::adopted::Adopted;
 use crate::store::sweep::MARKER;
 use crate::system::{self, Process};
 
-/// What is orphaned between two looks is known only by its mark.
+/// What is forked and orphans another between two looks is not seen.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// There is one agent at a time, and all of this process's looks tell of it. On Linux it is the kernel that remembers.
@@ -69,6 +69,7 @@ impl Root {
         let mark = mark.map(|mark| format!("{MARKER}={mark}").into_bytes());
         let agent = (agent.as_raw(), start);
         *watched() = Some(Watched { agent, adopted: Adopted::new(agent), mark });
+        self.remember();
         // Without it less is seen, and what was seen is known all the same.
         let _ = std::thread::Builder::new().name("tree".to_owned()).spawn(move || {
             loop {
@@ -105,10 +106,11 @@ impl Root {
 impl Watched {
     fn look(&mut self) -> Vec<Process> {
         let mark = &self.mark;
-        self.adopted.look(system::processes(), |process| {
+        let is_marked = |process: &Process| {
             let environment = mark.as_ref().and_then(|_| system::environment(process.pid)).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|entry| Some(entry) == mark.as_deref())
-        })
+        };
+        self.adopted.look(system::processes(), |process| system::lineage(process.pid), is_marked)
     }
 }
 
