@@ -2,6 +2,7 @@
 
 mod far;
 mod folders;
+mod force;
 mod known;
 mod rest;
 mod server;
