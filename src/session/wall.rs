@@ -72,8 +72,8 @@ pub(super) struct Raised {
     pub(super) launcher: Vec<OsString>,
 }
 
-pub(super) const OPEN_FULL: &str = "files outside your home that your account may change; secrets that no list names, such as a .env; sockets made later; renice of sentrely";
-pub(super) const OPEN_FILES: &str = "sockets of other programs (ssh agent, docker); files outside your home that your account may change; secrets that no list names, such as a .env; renice of sentrely; new names in your home are refused";
+pub(super) const OPEN_FULL: &str = "files outside your home that your account may change; secrets that no list names, such as a .env; credential files and sockets made later; renice of sentrely";
+pub(super) const OPEN_FILES: &str = "sockets and shared memory of other programs (ssh agent, docker); files outside your home that your account may change; secrets that no list names, such as a .env; renice of sentrely; new names in your home are refused";
 pub(super) const OPEN_SCOPE: &str = "every file of your account";
 
 /// What this machine allows of what is asked for.

@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use libc::{AT_FDCWD, CLONE_NEWNS, CLONE_NEWUSER};
+use libc::{AT_FDCWD, CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWUSER};
 
 use super::doors::Doors;
 use super::{processes, syscall};
@@ -130,7 +130,7 @@ impl Sequence {
     fn enter_namespaces(&self, at: &mut At) -> io::Result<()> {
         match &self.identity {
             Identity::User { uid_map, gid_map } => {
-                syscall::unshare(CLONE_NEWUSER | CLONE_NEWNS)?;
+                unshare_all()?;
                 *at = AT_IDENTITY;
                 // The supervisor's memory is nobody's business, so its files in /proc, and ours until exec, belong to root.
                 syscall::set_dumpable(true)?;
@@ -155,7 +155,7 @@ impl Sequence {
                     syscall::write_file(path.file(b"gid_map"), gid_map)
                 })?;
                 drop(ready);
-                let entered = syscall::unshare(CLONE_NEWUSER | CLONE_NEWNS).and_then(|()| {
+                let entered = unshare_all().and_then(|()| {
                     *at = AT_IDENTITY;
                     syscall::set_dumpable(true)?;
                     Ok(nix::unistd::write(&go, b"g").map(drop)?)
@@ -180,6 +180,15 @@ impl Sequence {
         syscall::set_attributes(mount.as_raw_fd(), syscall::READ_ONLY)?;
         // Older kernels copy only what is attached somewhere.
         syscall::place(mount.as_raw_fd(), &self.empty)
+    }
+}
+
+/// Shared memory and message queues are found by numbers and not by paths: the session has its own.
+fn unshare_all() -> io::Result<()> {
+    match syscall::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) {
+        // A kernel that has neither.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => syscall::unshare(CLONE_NEWUSER | CLONE_NEWNS),
+        done => done,
     }
 }
 

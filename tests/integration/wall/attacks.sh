@@ -30,6 +30,15 @@ cat /proc/$OUT/root$HOME/.aws/credentials
 cat /proc/$OUT/cwd/.aws/credentials
 ## read a secret through another process's descriptors | both | says
 for fd in /proc/$OUT/fd/*; do timeout 1 head -c 100 $fd; done
+## read the shared memory of another program | both | says
+python3 -c '
+import ctypes
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+for line in list(open("/proc/sysvipc/shm"))[1:]:
+    at = libc.shmat(int(line.split()[1]), None, 0o10000)
+    if at not in (None, 2**64 - 1): print(ctypes.string_at(at, 6))
+'
 ## hard-link a secret | both | says
 ln ~/.aws/credentials ~/linked; cat ~/linked
 ## rename a directory of secrets | both | says

@@ -1,4 +1,5 @@
 """A process of the user's outside of the session: it holds a secret in its environment, memory and descriptors, and serves two sockets and a name."""
+import ctypes
 import os
 import socket
 import sys
@@ -6,6 +7,12 @@ import threading
 
 root = os.environ["R"]
 os.chdir(os.environ["HOME"])
+# Found by its number, as long as this process is there.
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 4096, 0o600)
+ctypes.memmove(libc.shmat(segment, None, 0), b"CANARY", 6)
+libc.shmctl(segment, 0, None)
 secret = open(os.path.expanduser("~/.aws/credentials"))
 
 

@@ -186,6 +186,7 @@ const OPEN_WITHOUT_NAMESPACES: &[(&str, &str)] = &[
     ("reach an editor's server by its path", "root and user"),
     ("reach the control socket", "root and user"),
     ("reach the ssh agent by its path", "root and user"),
+    ("read the shared memory of another program", "root and user"),
     ("servers in Claude Code's state", "root and user"),
     ("slow the supervisor down", "root and user"),
     ("write into the layers", "root and user"),
