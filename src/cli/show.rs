@@ -115,7 +115,9 @@ fn tell_branch(page: &mut Page, view: &SessionView, details: Option<&Details>) {
     let Some(branch) = &view.branch else { return page.line("branch", "none") };
     let base = view.base.as_ref().map(|base| format!(", from {}", clean(base))).unwrap_or_default();
     let at = view.base_commit.as_ref().map(|commit| format!(" at {}", short(commit))).unwrap_or_default();
-    page.line("branch", format!("{}{base}{at}, {}", clean(branch), counted(view.commits, "commit", "commits")));
+    // Work is brought home now and then: of a session under way there may be more.
+    let so_far = if matches!(view.state, SessionState::Stopped | SessionState::Crashed) { "" } else { " brought home so far" };
+    page.line("branch", format!("{}{base}{at}, {}{so_far}", clean(branch), counted(view.commits, "commit", "commits")));
     if let Some(why) = details.and_then(|details| details.work_not_saved.as_ref()) {
         page.toned("", format!("NOT SAVED: {}", clean(why)), Tone::Bad);
     }
