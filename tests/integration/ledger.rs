@@ -1,6 +1,7 @@
 //! Limits that sessions share: who is stopped by them, what is said of them, and that they hold whatever is killed when.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use crate::crash::{Dice, seed};
 use crate::support::components::PYTHON;
 use crate::support::env::TestEnv;
+use crate::support::namespace;
 use crate::support::proxy::{Generated, Told, Truth, kinds, truthful};
 use crate::support::run::{Output, is_alive, wait_until};
 
@@ -204,6 +206,51 @@ fn a_session_that_only_refuses_is_told_once_and_its_own_budget_raises_no_shared_
     let told: Vec<_> = env.events(&id, "threshold").iter().map(|event| event["percent"].clone()).collect();
     assert_eq!(told, [50, 100]);
     assert_eq!(upstream.messages().len(), 1);
+}
+
+/// The ledger alone is on a file system of its own, which fills up while a session runs.
+#[test]
+fn a_session_whose_ledger_cannot_grow_is_stopped_before_the_request_that_it_does_not_hold() {
+    crate::needs!(PYTHON);
+    if !namespace::entered(module_path!(), "a_session_whose_ledger_cannot_grow_is_stopped_before_the_request_that_it_does_not_hold") {
+        return;
+    }
+    let env = world("[budget.day]\ndeveloper = '100usd'\n");
+    let upstream = Upstream::start_on_thread(Answer::turn("0.001".parse().unwrap())).unwrap();
+    // The control: with room for it all requests pass.
+    let _ = turns(&env, &upstream, &[], "30").success();
+    assert_eq!(upstream.messages().len(), 30);
+    let before = booked(&env);
+
+    let of_ledger = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("ledger-");
+    let ledger = fs::read_dir(env.state_dir()).unwrap().map(Result::unwrap).find(of_ledger).unwrap().path();
+    let full = env.home().join("full");
+    fs::create_dir(&full).unwrap();
+    namespace::command("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", full.to_str().unwrap()]);
+    fs::copy(&ledger, full.join("ledger")).unwrap();
+    while fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(full.join("filler"))
+        .unwrap()
+        .write(&[0; 4096])
+        .is_ok_and(|written| written > 0)
+    {}
+    namespace::command("mount", &["--bind", full.join("ledger").to_str().unwrap(), ledger.to_str().unwrap()]);
+    // What is left is the rest of the ledger's last page: some requests still fit.
+    let output = turns(&env, &upstream, &[], "400");
+    assert_eq!(output.code(), 125, "{}", output.stderr);
+    let said = output.stderr.lines().find(|line| line.contains("shared ledger"));
+    assert!(said.is_some_and(|line| line.contains("No space left on device")), "{}", output.stderr);
+    let paid = upstream.messages().len() - 30;
+    assert!(paid < 30, "{paid}");
+    assert!(env.processes().is_empty());
+
+    // With room again nothing that was spent is missing in it.
+    fs::remove_file(full.join("filler")).unwrap();
+    let _ = turns(&env, &upstream, &[], "1").success();
+    assert_eq!(booked(&env), cost(&env));
+    assert!(booked(&env) > before);
 }
 
 #[test]
