@@ -235,6 +235,8 @@ pub struct Wall {
     pub sudo: bool,
     /// Docker's socket stays, and whoever reaches it is root. Default: false.
     pub docker: bool,
+    /// The X server stays within reach, and whoever reaches it reads and types in every window. Default: false.
+    pub x11: bool,
     /// `/tmp` and `/var/tmp` are empty and the session's own. Default: false.
     pub private_tmp: bool,
     /// The session sees no processes but its own. Default: false.
@@ -514,6 +516,7 @@ impl Default for Wall {
             allow_read: Vec::new(),
             sudo: false,
             docker: false,
+            x11: false,
             private_tmp: false,
             pid_namespace: false,
             network: Network::default(),

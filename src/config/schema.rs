@@ -215,6 +215,7 @@ pub static KEYS: &[Key] = &[
     key!(wall.allow_read: Vec<std::path::PathBuf>, Never, "credential files that a session may read, without token lines where the format is known"),
     key!(wall.sudo: bool, Never, "let sudo work inside: for an ordinary user that takes the wall away"),
     key!(wall.docker: bool, Never, "leave docker's socket, which makes whoever reaches it root"),
+    key!(wall.x11: bool, Never, "leave the X server, for pictures from the clipboard: whoever reaches it reads and types in every window"),
     key!(wall.private_tmp: bool, Never, "give a session an empty /tmp of its own"),
     key!(wall.pid_namespace: bool, Never, "let a session see no processes but its own, and act on none: needs the full wall"),
     key!(wall.network: Network, Stricter, "leave the network open, or only sentrely's services and, through a filter, wall.hosts: needs the full wall"),

@@ -43,7 +43,7 @@ pub fn survey(env: &Env, cwd: &Path, wall: &config::Wall, state: &Path) -> Surve
         home: places.home,
         copy_on_write: vec![places.config_dir.clone()],
         state: state.to_owned(),
-        hidden: named_by_variables(env, wall.docker),
+        hidden: named_by_variables(env, wall),
         runtime_dir: text(env, "XDG_RUNTIME_DIR").map(PathBuf::from),
         cwd: cwd.to_owned(),
         allow_read: wall.allow_read.clone(),

@@ -229,6 +229,9 @@ fn full_words(request: &RunRequest, wall: &Wall, workspace: Workspace, hosts: Op
     if config.docker {
         granted.push("docker, which is root on this machine".to_owned());
     }
+    if config.x11 {
+        granted.push("the X server, which reads and types in every window".to_owned());
+    }
     if !granted.is_empty() {
         words.push(format!("; granted: {}", granted.join(", ")));
     }

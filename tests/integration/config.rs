@@ -281,7 +281,8 @@ fn the_project_cannot_touch_what_belongs_to_people() {
             "upstream.api_key" => "upstream.api_key = { command = ['touch', '/tmp/owned'] }".to_owned(),
             "loops.within" => "loops.within = '1m'".to_owned(),
             "git.token" | "alerts.webhook" | "slack.webhook" => format!("{} = {{ env = 'A' }}", key.name),
-            "git.force" | "git.pr" | "git.watch_remote" | "wall.sudo" | "wall.docker" | "wall.private_tmp" | "wall.pid_namespace" => {
+            "git.force" | "git.pr" | "git.watch_remote" | "wall.sudo" | "wall.docker" | "wall.x11" | "wall.private_tmp"
+            | "wall.pid_namespace" => {
                 format!("{} = true", key.name)
             }
             "aws.allowed_roles" | "env.pass" | "run.keep" | "wall.share" | "wall.allow_read" | "wall.hosts" => {

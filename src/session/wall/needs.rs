@@ -47,7 +47,7 @@ pub(super) fn needs(request: &RunRequest, workspace: Workspace, checkout: Option
         Some(checkout) => vec![checkout.root.clone(), checkout.git_dir.clone(), checkout.common_dir.clone()],
         None => around(&request.cwd),
     };
-    let mut hidden = named_by_variables(env, request.config.wall.docker);
+    let mut hidden = named_by_variables(env, &request.config.wall);
     match workspace {
         Workspace::Clone => {
             let configs = repository.iter().map(|dir| dir.join("config")).filter(|config| config_holds_credential(config));
@@ -151,18 +151,22 @@ fn socket_of(env: &Env, name: &str) -> Option<PathBuf> {
     path.split(',').next().map(PathBuf::from)
 }
 
-/// Sockets of the runtime directory that stay: docker's, where it is granted.
+/// What stays of the runtime directory: docker's sockets, where they are granted, and the key to the X server, where that is.
 pub(in super::super) fn kept_sockets(env: &Env, wall: &config::Wall) -> Vec<PathBuf> {
+    let key = text(env, "XAUTHORITY").filter(|_| wall.x11).map(PathBuf::from);
     if !wall.docker {
-        return Vec::new();
+        return key.into_iter().collect();
     }
     let runtime = text(env, "XDG_RUNTIME_DIR").map(Path::new);
     let rootless = runtime.into_iter().flat_map(|dir| ["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
-    rootless.chain(socket_of(env, "DOCKER_HOST")).collect()
+    rootless.chain(socket_of(env, "DOCKER_HOST")).chain(key).collect()
 }
 
-/// Credential files and sockets that the environment names.
-pub(in super::super) fn named_by_variables(env: &Env, docker: bool) -> Vec<PathBuf> {
+/// Where X servers put their sockets.
+const X_SERVERS: &str = "/tmp/.X11-unix";
+
+/// Credential files and sockets that the environment names, and the X server.
+pub(in super::super) fn named_by_variables(env: &Env, wall: &config::Wall) -> Vec<PathBuf> {
     let path =
         |name: &str| env.get(OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from).filter(|path| path.is_absolute());
     let mut found: Vec<PathBuf> = [
@@ -184,8 +188,13 @@ pub(in super::super) fn named_by_variables(env: &Env, docker: bool) -> Vec<PathB
     found.extend(named_by(path));
     found.extend(env.get(OsStr::new("KUBECONFIG")).into_iter().flat_map(std::env::split_paths));
     found.extend(socket_of(env, "DBUS_SESSION_BUS_ADDRESS"));
-    if !docker {
+    if !wall.docker {
         found.extend(socket_of(env, "DOCKER_HOST"));
+    }
+    if !wall.x11 {
+        found.extend(path("XAUTHORITY").or_else(|| path("HOME").map(|home| home.join(".Xauthority"))));
+        // Those that are there: the session may start one of its own.
+        found.extend(fs::read_dir(X_SERVERS).into_iter().flatten().flatten().map(|entry| entry.path()));
     }
     // Where `actions/checkout` leaves what it pushes with.
     let temp = path("RUNNER_TEMP").and_then(|dir| fs::read_dir(dir).ok());

@@ -54,6 +54,61 @@ fn a_grant_of_a_link_shows_no_token_and_one_of_a_file_in_a_hidden_folder_shows_t
     }
 }
 
+/// A server where X servers are, at a number of the test's own. Its folder is everybody's, as theirs is.
+struct XServer(PathBuf);
+
+impl XServer {
+    fn start() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = Path::new("/tmp/.X11-unix");
+        if fs::create_dir(folder).is_ok() {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o1777)).unwrap();
+        }
+        let number = std::process::id();
+        let (path, listener) = (0..100)
+            .map(|n| folder.join(format!("X{number}{n}")))
+            .find_map(|path| std::os::unix::net::UnixListener::bind(&path).ok().map(|listener| (path, listener)))
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let _ = std::io::Write::write_all(&mut &client, b"CANARY");
+            }
+        });
+        Self(path)
+    }
+}
+
+impl Drop for XServer {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn the_x_server_and_the_key_to_it_are_gone_unless_they_are_granted_and_the_session_may_start_one() {
+    crate::needs!(crate::support::components::PYTHON);
+    let server = XServer::start();
+    let script = format!(
+        "import os, socket\ns = socket.socket(socket.AF_UNIX)\ntry:\n s.connect('{0}')\n print(s.recv(6).decode())\nexcept OSError: print('nobody')\n\
+         print(open(os.path.expanduser('~/.Xauthority')).read())\n\
+         o = socket.socket(socket.AF_UNIX); o.bind('{0}own'); os.unlink('{0}own')\nprint('own')",
+        server.0.display()
+    );
+    for who in whos() {
+        let world = World::new(who);
+        write(&world.env.home().join(".Xauthority"), "COOKIE");
+        world.give_away();
+        let said = |flags: &[&str]| {
+            let run = world.run(&[&["--workspace", "none"], flags].concat(), &["python3", "-c", &script]);
+            run.run().success().stdout
+        };
+        assert_eq!(said(&["--wall", "off"]), "CANARY\nCOOKIE\nown\n", "{who:?}: the control");
+        assert_eq!(said(&["--wall", "require"]), "nobody\n\nown\n", "{who:?}");
+        assert_eq!(said(&["--wall", "require", "--config", "wall.x11=true"]), "CANARY\nCOOKIE\nown\n", "{who:?}");
+    }
+}
+
 #[test]
 fn credential_files_that_a_variable_puts_elsewhere_are_hidden_there() {
     let places = [
