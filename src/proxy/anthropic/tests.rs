@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::meter::price::PartKind;
+use crate::model::{Speed, Usage};
 
 fn decode(bytes: &[u8], chunk: usize) -> Vec<Signal> {
     let mut decoder = Decoder::default();
