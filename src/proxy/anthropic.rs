@@ -1,15 +1,17 @@
 //! The Messages API as answers speak it: server-sent events, and the [`usage`] in them.
 //!
 //! The decoder takes any chunking, `\n` and `\r\n`, comments and data over several lines, holds one event at most and parses only
-//! the few events that carry usage; the others are recognised by their first bytes and counted.
+//! the few events that carry usage; the others are recognised by their first bytes and counted. What is [`generated`] is gathered from many.
 
+mod generated;
 mod usage;
 
 use memchr::memmem;
 use serde::Deserialize;
 
+use self::generated::Generated;
 pub(super) use self::usage::{Answer, UsageFields};
-use crate::meter::{Text, Weigher};
+use crate::meter::Text;
 
 /// The longest event that is held; of a longer one only the beginning is looked at.
 const MAX_EVENT: usize = 256 * 1024;
@@ -21,7 +23,7 @@ pub(super) enum Signal {
     Started { id: Option<String>, model: Option<String>, usage: Option<UsageFields> },
     /// A block began; `hidden` output of so many bytes came with it, whole.
     BlockStarted { kind: BlockKind, bytes: u64 },
-    /// Generated text.
+    /// Generated text, of some events or one.
     Delta(Text),
     /// A block ended.
     BlockStopped,
@@ -58,15 +60,21 @@ pub(super) struct Decoder {
     /// Bytes of the event that were not kept.
     dropped: u64,
     in_event: bool,
-    /// What generated text weighs goes on from one event to the next.
-    weigher: Weigher,
+    generated: Generated,
 }
 
 impl Decoder {
-    /// Reads some more bytes.
+    /// Reads some more bytes. What they generate is told with the next other event, or when it is [asked](Self::tell_generated) for.
     pub(super) fn feed(&mut self, mut bytes: &[u8], out: &mut impl FnMut(Signal)) {
-        // The empty line after an event is seen without a search.
-        while let Some(end) = if bytes.first() == Some(&b'\n') { Some(0) } else { memchr::memchr(b'\n', bytes) } {
+        loop {
+            while !self.within_event()
+                && let Some(rest) = self.generated.read_usual(bytes)
+            {
+                self.tell_much(out);
+                bytes = rest;
+            }
+            // The empty line after an event is seen without a search.
+            let Some(end) = (if bytes.first() == Some(&b'\n') { Some(0) } else { memchr::memchr(b'\n', bytes) }) else { break };
             if self.line.is_empty() {
                 self.end_line(&bytes[..end], out);
             } else {
@@ -81,6 +89,29 @@ impl Decoder {
         self.keep(bytes);
     }
 
+    /// Tells what was generated and not told yet.
+    pub(super) fn tell_generated(&mut self, out: &mut impl FnMut(Signal)) {
+        if let Some(text) = self.generated.take() {
+            out(Signal::Delta(text));
+        }
+    }
+
+    fn tell_much(&mut self, out: &mut impl FnMut(Signal)) {
+        if self.generated.is_much() {
+            self.tell_generated(out);
+        }
+    }
+
+    fn tell(&mut self, signal: Option<Signal>, out: &mut impl FnMut(Signal)) {
+        match signal {
+            Some(signal) => {
+                self.tell_generated(out);
+                out(signal);
+            }
+            None => self.tell_much(out),
+        }
+    }
+
     /// The stream is over: what stands there without its empty line counts, as clients read it too.
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Signal)) {
         let line = std::mem::take(&mut self.line);
@@ -88,6 +119,7 @@ impl Decoder {
             self.end_line(&line, out);
         }
         self.end_line(b"", out);
+        self.tell_generated(out);
     }
 
     /// Whether the bytes so far end within an event.
@@ -107,9 +139,7 @@ impl Decoder {
         if line.is_empty() {
             if !self.data.is_empty() {
                 let signal = if self.dropped > 0 { self.read_cut_event() } else { self.read_event() };
-                if let Some(signal) = signal {
-                    out(signal);
-                }
+                self.tell(signal, out);
             }
             self.data.clear();
             self.name.clear();
@@ -144,9 +174,12 @@ impl Decoder {
 
     fn read_event(&mut self) -> Option<Signal> {
         match self.kind() {
-            b"content_block_delta" => Some(Signal::Delta(delta_text(&self.data, &mut self.weigher))),
+            b"content_block_delta" => {
+                self.generated.read_delta(&self.data);
+                None
+            }
             b"content_block_start" => {
-                self.weigher = Weigher::default();
+                self.generated.begin_block();
                 Some(block_started(&self.data))
             }
             b"content_block_stop" => Some(Signal::BlockStopped),
@@ -167,18 +200,18 @@ impl Decoder {
             r#type: String,
         }
         let Ok(typed) = serde_json::from_slice::<Typed>(&self.data) else { return Some(Signal::Malformed("an event that is not JSON")) };
-        let mut named = Self { data: self.data.clone(), name: typed.r#type.into_bytes(), weigher: self.weigher, ..Self::default() };
+        let generated = std::mem::take(&mut self.generated);
+        let mut named = Self { data: self.data.clone(), name: typed.r#type.into_bytes(), generated, ..Self::default() };
         let signal = if named.name.is_empty() || named.name == b"message" { None } else { named.read_event() };
-        self.weigher = named.weigher;
+        self.generated = named.generated;
         signal
     }
 
     fn read_cut_event(&mut self) -> Option<Signal> {
         match self.kind() {
             b"content_block_delta" => {
-                let mut text = self.weigher.read(&self.data).unsure();
-                text += Text::dense(self.dropped);
-                Some(Signal::Delta(text))
+                self.generated.read_unsure(&self.data, self.dropped);
+                None
             }
             b"message_start" | b"message_delta" => Some(Signal::Malformed("an event too long to read")),
             _ => self.read_event(),
@@ -188,72 +221,12 @@ impl Decoder {
 
 impl Decoder {
     /// What an event means that comes without lines around it.
-    pub(super) fn read_bare(&mut self, data: &[u8]) -> Option<Signal> {
+    pub(super) fn read_bare(&mut self, data: &[u8], out: &mut impl FnMut(Signal)) {
         self.data.clear();
         self.data.extend_from_slice(data);
-        self.read_event()
+        let signal = self.read_event();
+        self.tell(signal, out);
     }
-}
-
-/// The generated text in a `content_block_delta`.
-fn delta_text(data: &[u8], weigher: &mut Weigher) -> Text {
-    const DELTA: &[u8] = br#""delta":{"type":""#;
-    // `"}}` after the text.
-    const TAIL: usize = 3;
-    // Found at once: it stands right after the type and the index.
-    let Some(at) = find_near_start(data, DELTA) else { return parsed_delta(data, weigher) };
-    let delta = &data[at + DELTA.len()..];
-    let head: &[u8] = match delta {
-        _ if delta.starts_with(br#"text_delta","text":""#) => br#"text_delta","text":""#,
-        _ if delta.starts_with(br#"input_json_delta","partial_json":""#) => br#"input_json_delta","partial_json":""#,
-        _ if delta.starts_with(br#"thinking_delta","thinking":""#) => br#"thinking_delta","thinking":""#,
-        // Not generated by the model.
-        _ if delta.starts_with(b"signature_delta\"") || delta.starts_with(b"citations_delta\"") => return Text::default(),
-        _ => return weigher.read(delta).unsure(),
-    };
-    let text = &delta[head.len()..delta.len().saturating_sub(TAIL).max(head.len())];
-    weigher.read_json(text)
-}
-
-/// The same where the fields stand in another order than the API writes them in, as behind some gateways.
-fn parsed_delta(data: &[u8], weigher: &mut Weigher) -> Text {
-    type Field<'a> = Option<std::borrow::Cow<'a, str>>;
-    #[derive(Deserialize)]
-    struct Event<'a> {
-        #[serde(borrow)]
-        delta: Delta<'a>,
-    }
-    #[derive(Deserialize)]
-    struct Delta<'a> {
-        #[serde(borrow)]
-        r#type: Field<'a>,
-        #[serde(borrow)]
-        text: Field<'a>,
-        #[serde(borrow)]
-        partial_json: Field<'a>,
-        #[serde(borrow)]
-        thinking: Field<'a>,
-    }
-    let Ok(Event { delta }) = serde_json::from_slice(data) else { return weigher.read(data).unsure() };
-    let text = match delta.r#type.as_deref() {
-        Some("text_delta") => delta.text,
-        Some("input_json_delta") => delta.partial_json,
-        Some("thinking_delta") => delta.thinking,
-        Some("signature_delta" | "citations_delta") => return Text::default(),
-        _ => None,
-    };
-    match text {
-        Some(text) => weigher.read(text.as_bytes()),
-        None => weigher.read(data).unsure(),
-    }
-}
-
-fn find_near_start(data: &[u8], needle: &[u8]) -> Option<usize> {
-    const USUAL: usize = 40;
-    if data.get(USUAL..USUAL + needle.len()) == Some(needle) {
-        return Some(USUAL);
-    }
-    memmem::find(&data[..data.len().min(256)], needle)
 }
 
 fn block_started(data: &[u8]) -> Signal {

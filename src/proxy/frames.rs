@@ -42,12 +42,15 @@ impl Frames {
                 break;
             }
             let Some(frame) = self.held.get(at..at + length) else { break };
-            if let Some(signal) = read(frame, &mut self.events) {
-                out(signal);
-            }
+            read(frame, &mut self.events, out);
             at += length;
         }
         self.held.drain(..at);
+    }
+
+    /// Tells what was generated and not told yet.
+    pub(super) fn tell_generated(&mut self, out: &mut impl FnMut(Signal)) {
+        self.events.tell_generated(out);
     }
 
     /// Whether the bytes so far end within a frame.
@@ -60,16 +63,20 @@ fn length(bytes: &[u8]) -> Option<usize> {
     Some(u32::from_be_bytes(*bytes.first_chunk()?) as usize)
 }
 
-fn read(frame: &[u8], events: &mut Decoder) -> Option<Signal> {
-    let unreadable = Some(Signal::Malformed("a frame that cannot be read"));
+fn read(frame: &[u8], events: &mut Decoder, out: &mut impl FnMut(Signal)) {
     let headers = length(&frame[4..]).unwrap_or(usize::MAX);
-    let Some(start) = PRELUDE.checked_add(headers) else { return unreadable };
-    let Some(payload) = frame.get(start..frame.len() - CHECKSUM) else { return unreadable };
-    if memchr::memmem::find(&frame[PRELUDE..start], b"xception").is_some() {
-        return Some(Signal::Failed);
+    let start = PRELUDE.saturating_add(headers);
+    let payload = frame.get(start..frame.len() - CHECKSUM);
+    if payload.is_some() && memchr::memmem::find(&frame[PRELUDE..start], b"xception").is_some() {
+        events.tell_generated(out);
+        out(Signal::Failed);
+        return;
     }
-    let Ok(Payload { bytes }) = serde_json::from_slice(payload) else { return unreadable };
-    STANDARD.decode(bytes).map_or(unreadable, |event| events.read_bare(&event))
+    let event = payload.and_then(|payload| STANDARD.decode(serde_json::from_slice::<Payload>(payload).ok()?.bytes).ok());
+    match event {
+        Some(event) => events.read_bare(&event, out),
+        None => out(Signal::Malformed("a frame that cannot be read")),
+    }
 }
 
 #[cfg(test)]

@@ -65,9 +65,17 @@ impl Reader {
         }
     }
 
+    fn tell_generated(&mut self, out: &mut impl FnMut(Signal)) {
+        match self {
+            Self::Lines(decoder) => decoder.tell_generated(out),
+            Self::Frames(frames) => frames.tell_generated(out),
+        }
+    }
+
     fn finish(&mut self, out: &mut impl FnMut(Signal)) {
-        if let Self::Lines(decoder) = self {
-            decoder.finish(out);
+        match self {
+            Self::Lines(decoder) => decoder.finish(out),
+            Self::Frames(frames) => frames.tell_generated(out),
         }
     }
 
@@ -192,6 +200,7 @@ impl Tee {
 
     /// Whether the answer may go on after what was fed.
     pub(super) fn verdict(&mut self, now: Timestamp) -> Verdict {
+        self.count(now);
         let (Form::Stream { state, .. }, Some(reservation)) = (&mut self.form, &mut self.reservation) else { return Verdict::Continue };
         let visible = std::mem::take(&mut state.visible);
         let over = state.over_limit | (visible.bytes > 0 && reservation.visible(visible, now) == Verdict::Cut);
@@ -200,6 +209,13 @@ impl Tee {
         }
         // Once its last usage is reported, an answer is paid for: nothing is left to save by cutting it.
         if over && !state.is_final() { Verdict::Cut } else { Verdict::Continue }
+    }
+
+    /// Counts what was generated and not counted yet.
+    fn count(&mut self, now: Timestamp) {
+        if let Form::Stream { decoder, state } = &mut self.form {
+            decoder.tell_generated(&mut |signal| state.on(signal, &mut self.reservation, &self.shared, now));
+        }
     }
 
     /// Time passes while nothing comes.
@@ -274,6 +290,7 @@ impl Tee {
 
     /// The rest of the answer does not come through here any more: books what is known, or what it may have cost.
     pub(super) fn give_up(&mut self, now: Timestamp) {
+        self.count(now);
         let Some(reservation) = self.reservation.take() else { return };
         if let Form::Stream { state, .. } = &mut self.form {
             if state.is_final() {
