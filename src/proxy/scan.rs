@@ -5,6 +5,8 @@
 //! What two parsers could read differently (a key that stands twice, text after the object) is an error, never a guess.
 
 mod digest;
+mod parts;
+mod text;
 
 use std::borrow::Cow;
 
@@ -13,6 +15,8 @@ use memchr::memchr;
 use self::digest::Digest;
 #[cfg(test)]
 use self::digest::wide_bytes;
+use self::parts::{Found, Kind, Media, Object, Source};
+use self::text::{is_space, skip_space, unescape};
 use crate::meter::{Content, Outline, Part, Shape};
 use crate::model::Speed;
 
@@ -139,68 +143,6 @@ struct Message {
 struct Counted {
     part: Part,
     wide: u64,
-}
-
-/// What an object or a list is, by the way to it. The same words on any other way are text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Kind {
-    #[default]
-    Other,
-    Root,
-    /// The list of messages.
-    Messages,
-    Message,
-    /// A list of blocks: of a message, of a tool's result, the system's, the tools.
-    Content,
-    Block,
-    /// Where an image or a document is.
-    Source,
-}
-
-#[expect(clippy::struct_excessive_bools, reason = "each is one thing seen or not seen")]
-#[derive(Default)]
-struct Found<'a> {
-    model: Option<Cow<'a, str>>,
-    max_tokens: Option<u64>,
-    stream: Option<bool>,
-    tools: bool,
-    speed: Option<Cow<'a, str>>,
-    images: u64,
-    remote_documents: u64,
-    base64_bytes: u64,
-    caches: bool,
-    caches_1h: bool,
-    /// `cache_control` of the request itself: the last block is marked.
-    marks_end: bool,
-    base_marked: bool,
-    has_messages: bool,
-}
-
-/// What is known of an object, to tell an image's data from text.
-#[derive(Default, Clone, Copy)]
-struct Object {
-    kind: Kind,
-    /// A block's: what it is, by the last word on it.
-    media: Option<Media>,
-    source: Option<Source>,
-    is_pdf: bool,
-    data_bytes: u64,
-}
-
-/// Blocks that are not text.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Media {
-    Image,
-    Document,
-}
-
-/// Where the content of an image or a document is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// In the body.
-    Base64,
-    /// Where the API fetches it: `{"type":"url"}` or `{"type":"file"}`.
-    Remote,
 }
 
 impl<'a> Walk<'a> {
@@ -524,25 +466,6 @@ fn put<T>(slot: &mut Option<T>, value: Option<T>, name: &'static str) -> Result<
     }
     *slot = value;
     Ok(())
-}
-
-fn skip_space(body: &[u8], mut at: usize) -> usize {
-    while body.get(at).is_some_and(|byte| is_space(*byte)) {
-        at += 1;
-    }
-    at
-}
-
-const fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-fn unescape(raw: &[u8]) -> Option<String> {
-    let mut quoted = Vec::with_capacity(raw.len() + 2);
-    quoted.push(b'"');
-    quoted.extend_from_slice(raw);
-    quoted.push(b'"');
-    serde_json::from_slice(&quoted).ok()
 }
 
 #[cfg(test)]
