@@ -210,7 +210,7 @@ impl Drop for Permit {
 /// Decides on a request that generates.
 pub(super) fn admit(shared: &Shared, headers: &HeaderMap, body: &[u8], cloud: Option<&Asked>, now: Timestamp) -> Result<Permit, ApiError> {
     let found = scan(body, cloud.map(|cloud| cloud.model.as_str()));
-    let Scanned { model, max_tokens, stream, tools, shape } = found.map_err(|error| {
+    let Scanned { model, max_tokens, stream, tools, asks_for_summary, summary, shape } = found.map_err(|error| {
         let why = format!("the request cannot be metered and was not sent: {error}");
         refuse(shared, ApiError::invalid(StatusCode::BAD_REQUEST, why))
     })?;
@@ -249,7 +249,7 @@ pub(super) fn admit(shared: &Shared, headers: &HeaderMap, body: &[u8], cloud: Op
     let permit = Permit { reservation: Some(reservation), sent: false };
     // Dropped unsent, the permit gives the reservation back.
     shared.tell(ProxyEvent::Journal(admitted)).map_err(|error| ApiError::journal_lost(&error))?;
-    let look = Look { request, thread: &thread, headers, body, model: &asked, bytes, tools };
+    let look = Look { request, thread: &thread, headers, asks_for_summary, summary, model: &asked, bytes, tools };
     if let Some(event) = shared.compaction(&look) {
         let asks_for_summary = matches!(event, Event::Compaction { thread: Thread::Main, request: Some(_), .. });
         shared.note(ProxyEvent::Journal(event));

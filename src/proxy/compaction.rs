@@ -1,9 +1,8 @@
 //! Noticing that the client compacts a conversation.
 //!
 //! With hint headers (`CLAUDE_CODE_GATEWAY_HINT_HEADERS`, from 2.1.273) the client says so: in the request for the summary, and in the first
-//! one that begins with it. Without them, the words that both begin with tell (measured on 2.1.197 and 2.1.330), looked for as the
-//! beginning of a JSON text: quoted anywhere inside a message they are escaped, or do not follow a colon and a quote. What has neither
-//! is noticed by the size: a request of the same conversation and model that is less than half of the one before.
+//! one that begins with it. Without them, the words that both begin with tell, as the beginning of a text ([`super::scan`]): quoted
+//! anywhere inside a message they do not count. What has neither is noticed by the size: a request of the same conversation and model that is less than half of the one before.
 //!
 //! One compaction shows itself in several requests, and in their repetitions; it is told once.
 
@@ -11,7 +10,6 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use http::HeaderMap;
-use memchr::memmem;
 
 use crate::model::{Event, RequestId, SeenBy, Thread};
 
@@ -21,10 +19,6 @@ const HINTED: &str = "x-claude-code-request-class";
 const WRITES: &str = "x-claude-code-compaction";
 /// On the first request that begins with the summary.
 const BEGINS: &str = "x-claude-code-context-compacted";
-/// What the request for a summary says.
-const REQUEST_WORDS: &[u8] = br#":"CRITICAL: Respond with TEXT ONLY. Do NOT call any tools."#;
-/// What a conversation begins with after its compaction.
-const SUMMARY_WORDS: &[u8] = br#":"This session is being continued from a previous conversation"#;
 /// So much of a summary tells it from others. It begins with the same words always.
 const SUMMARY_BYTES: usize = 8 * 1024;
 /// A request must be smaller by so many bytes (some 20,000 tokens) for its size to tell.
@@ -41,7 +35,10 @@ pub(super) struct Look<'a> {
     pub(super) request: RequestId,
     pub(super) thread: &'a Thread,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a [u8],
+    /// Its words ask for a summary.
+    pub(super) asks_for_summary: bool,
+    /// The summary that it begins with by its words, without them.
+    pub(super) summary: Option<&'a [u8]>,
     pub(super) model: &'a str,
     /// Bytes of its text.
     pub(super) bytes: u64,
@@ -117,8 +114,8 @@ fn hinted(look: &Look<'_>) -> (Option<Stage>, Option<u64>, SeenBy) {
 }
 
 fn unhinted(look: &Look<'_>, before: Option<&Seen>, model: u64) -> (Option<Stage>, Option<u64>, SeenBy) {
-    let summary = memmem::find(look.body, SUMMARY_WORDS).map(|at| digest(text_from(look.body, at + SUMMARY_WORDS.len())));
-    if memmem::find(look.body, REQUEST_WORDS).is_some() {
+    let summary = look.summary.map(|text| digest(&text[..text.len().min(SUMMARY_BYTES)]));
+    if look.asks_for_summary {
         // The summary of the compaction before stays in it.
         return (Some(Stage::Writes), summary, SeenBy::Summary);
     }
@@ -129,19 +126,6 @@ fn unhinted(look: &Look<'_>, before: Option<&Seen>, model: u64) -> (Option<Stage
     let shrunk = look.bytes < before.bytes / 2 && before.bytes - look.bytes > MUCH;
     let stage = (shrunk && before.model == model && before.stage.is_none()).then_some(Stage::Begins);
     (stage, summary, SeenBy::Size)
-}
-
-/// The rest of the JSON text that goes on at `at`, as much as is looked at.
-fn text_from(body: &[u8], at: usize) -> &[u8] {
-    let rest = body.get(at..).unwrap_or_default();
-    let rest = &rest[..rest.len().min(SUMMARY_BYTES)];
-    let mut escaped = false;
-    let end = rest.iter().position(|byte| {
-        let ends = *byte == b'"' && !escaped;
-        escaped = *byte == b'\\' && !escaped;
-        ends
-    });
-    &rest[..end.unwrap_or(rest.len())]
 }
 
 /// `auto`, `manual`, `reactive`: a word, whatever the client writes there.
@@ -162,6 +146,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
     use serde_json::{Value, json};
 
+    use super::super::scan::scan;
     use super::*;
 
     const HINT: (&str, &str) = (HINTED, "main");
@@ -173,11 +158,13 @@ mod tests {
     fn see(compactions: &mut Compactions, thread: &Thread, pairs: &[(&'static str, &'static str)], messages: &Value) -> Option<SeenBy> {
         let body = json!({"model": "m", "messages": messages, "tools": [{"name": "Bash"}]}).to_string();
         let headers = headers(pairs);
+        let found = scan(body.as_bytes(), None).unwrap();
         let look = Look {
             request: RequestId(7),
             thread,
             headers: &headers,
-            body: body.as_bytes(),
+            asks_for_summary: found.asks_for_summary,
+            summary: found.summary,
             model: "m",
             bytes: body.len() as u64,
             tools: true,

@@ -6,6 +6,7 @@
 
 mod digest;
 mod parts;
+mod quotes;
 mod text;
 
 use std::borrow::Cow;
@@ -16,6 +17,7 @@ use self::digest::Digest;
 #[cfg(test)]
 use self::digest::wide_bytes;
 use self::parts::{Found, Kind, Media, Object, Source};
+use self::quotes::Quotes;
 use self::text::{is_space, skip_space, unescape};
 use crate::meter::{Content, Outline, Part, Shape};
 use crate::model::Speed;
@@ -29,6 +31,11 @@ const MAX_MARK: usize = 200;
 /// A page of a PDF: this much base64 at least, as a rule, and as many tokens as an image and its text.
 const PDF_BASE64_BYTES_PER_PAGE: u64 = 40_000;
 
+/// What the request for a compaction's summary says (measured on 2.1.197 and 2.1.330).
+const SUMMARY_REQUEST: &[u8] = b"CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.";
+/// What a conversation begins with after its compaction.
+const SUMMARY: &[u8] = b"This session is being continued from a previous conversation";
+
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scanned<'a> {
@@ -40,6 +47,10 @@ pub(super) struct Scanned<'a> {
     pub(super) stream: bool,
     /// It has `tools`, and some in it.
     pub(super) tools: bool,
+    /// A text in it begins with the words that ask for the summary of a compaction.
+    pub(super) asks_for_summary: bool,
+    /// What follows the words that a summary begins with, in the first text that does.
+    pub(super) summary: Option<&'a [u8]>,
     /// Size and kind of its content.
     pub(super) shape: Shape,
 }
@@ -65,6 +76,7 @@ pub(super) enum ScanError {
 pub(super) fn scan<'a>(body: &'a [u8], in_path: Option<&'a str>) -> Result<Scanned<'a>, ScanError> {
     let mut walk = Walk {
         body,
+        quotes: Quotes::default(),
         at: 0,
         space: 0,
         outer: Vec::new(),
@@ -86,7 +98,8 @@ pub(super) fn scan<'a>(body: &'a [u8], in_path: Option<&'a str>) -> Result<Scann
     let in_messages = walk.messages.iter().map(|message| message.part.tokens).sum::<u64>();
     let (base, base_wide) = walk.base.finish(body);
     content.wide_bytes = walk.messages.iter().map(|message| message.wide).sum::<u64>() + base_wide;
-    let Found { model, max_tokens, stream, tools, speed, caches, caches_1h, marks_end, base_marked, .. } = walk.found;
+    let Found { model, max_tokens, stream, tools, speed, caches, caches_1h, marks_end, base_marked, asks_for_summary, summary, .. } =
+        walk.found;
     let mut messages: Vec<Part> = walk.messages.into_iter().map(|message| message.part).collect();
     if let Some(last) = messages.last_mut() {
         last.marked |= marks_end;
@@ -97,6 +110,8 @@ pub(super) fn scan<'a>(body: &'a [u8], in_path: Option<&'a str>) -> Result<Scann
         max_tokens: max_tokens.unwrap_or(MAX_TOKENS_OF_ANY_MODEL),
         stream: stream.unwrap_or(false),
         tools,
+        asks_for_summary,
+        summary,
         shape: Shape {
             content,
             outline: Outline { base, messages },
@@ -109,6 +124,7 @@ pub(super) fn scan<'a>(body: &'a [u8], in_path: Option<&'a str>) -> Result<Scann
 
 struct Walk<'a> {
     body: &'a [u8],
+    quotes: Quotes,
     at: usize,
     /// Blank bytes between values.
     space: u64,
@@ -170,6 +186,8 @@ impl<'a> Walk<'a> {
                         return if self.at == self.body.len() { Ok(()) } else { Err(ScanError::NotAnObject) };
                     }
                 }
+                // It would escape the quote behind it, or not, as one likes to read it.
+                b'\\' => return Err(ScanError::NotAnObject),
                 byte => {
                     self.space += u64::from(is_space(*byte));
                     self.at += 1;
@@ -393,16 +411,22 @@ impl<'a> Walk<'a> {
     /// The raw text of the string that begins here; stands behind its closing quote afterwards.
     fn take_string(&mut self) -> Result<&'a [u8], ScanError> {
         let start = self.at + 1;
-        let mut from = start;
-        loop {
-            let end = from + find_quote(self.body.get(from..).unwrap_or_default()).ok_or(ScanError::Unfinished)?;
-            // An odd number of backslashes before it makes the quote part of the text. Each run is counted once: this stays linear.
-            let backslashes = self.body[from..end].iter().rev().take_while(|byte| **byte == b'\\').count();
-            if backslashes % 2 == 0 {
-                self.at = end + 1;
-                return Ok(&self.body[start..end]);
-            }
-            from = end + 1;
+        let end = self.quotes.next_from(self.body, start).ok_or(ScanError::Unfinished)?;
+        self.at = end + 1;
+        let text = &self.body[start..end];
+        if let Some(b'C' | b'T') = text.first()
+            && self.body[..self.at - text.len() - 2].last() == Some(&b':')
+        {
+            self.look_for_summary(text);
+        }
+        Ok(text)
+    }
+
+    /// Of a value, whether it is the words that a compaction goes with.
+    fn look_for_summary(&mut self, value: &'a [u8]) {
+        self.found.asks_for_summary |= value.starts_with(SUMMARY_REQUEST);
+        if self.found.summary.is_none() {
+            self.found.summary = value.strip_prefix(SUMMARY);
         }
     }
 
@@ -435,29 +459,6 @@ impl<'a> Walk<'a> {
         self.at += length;
         std::str::from_utf8(&rest[..length]).ok()?.parse().ok()
     }
-}
-
-/// The next quote, 32 bytes at a time. In code and prose it is near: setting memchr up for each costs more than it saves.
-fn find_quote(bytes: &[u8]) -> Option<usize> {
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    for (number, block) in blocks.iter().enumerate() {
-        let (words, _) = block.as_chunks::<8>();
-        let marks = [mark_quotes(words[0]), mark_quotes(words[1]), mark_quotes(words[2]), mark_quotes(words[3])];
-        if (marks[0] | marks[1]) | (marks[2] | marks[3]) != 0 {
-            let word = marks.iter().position(|marks| *marks != 0)?;
-            return Some(number * 32 + word * 8 + (marks[word].trailing_zeros() / 8) as usize);
-        }
-    }
-    rest.iter().position(|byte| *byte == b'"').map(|at| blocks.len() * 32 + at)
-}
-
-/// Marks the high bit of the first quote in the word. Bytes after it may be marked wrongly, which does not matter.
-const fn mark_quotes(word: [u8; 8]) -> u64 {
-    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
-    let differs = u64::from_le_bytes(word) ^ QUOTES;
-    differs.wrapping_sub(ONES) & !differs & HIGH
 }
 
 fn put<T>(slot: &mut Option<T>, value: Option<T>, name: &'static str) -> Result<(), ScanError> {

@@ -35,6 +35,8 @@ pub(super) struct Found<'a> {
     pub(super) marks_end: bool,
     pub(super) base_marked: bool,
     pub(super) has_messages: bool,
+    pub(super) asks_for_summary: bool,
+    pub(super) summary: Option<&'a [u8]>,
 }
 
 /// What is known of an object, to tell an image's data from text.
