@@ -133,6 +133,9 @@ pub struct Weigher {
 }
 
 impl Weigher {
+    /// How many bytes are read at once where there are so many.
+    pub const AT_ONCE: usize = block::LENGTH;
+
     /// Some more of the text.
     pub fn read(&mut self, text: &[u8]) -> Text {
         let mut weight = 0;

@@ -73,6 +73,9 @@ impl Decoder {
                 self.tell_much(out);
                 bytes = rest;
             }
+            if bytes.is_empty() {
+                return;
+            }
             // The empty line after an event is seen without a search.
             let Some(end) = (if bytes.first() == Some(&b'\n') { Some(0) } else { memchr::memchr(b'\n', bytes) }) else { break };
             if self.line.is_empty() {

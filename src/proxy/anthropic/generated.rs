@@ -11,7 +11,13 @@ use crate::meter::{Text, Weigher};
 const MUCH: usize = 256;
 /// What stands before the text.
 const DELTA: &[u8] = br#""delta":{"type":""#;
-const HEADS: [&[u8]; 3] = [br#"text_delta","text":""#, br#"input_json_delta","partial_json":""#, br#"thinking_delta","thinking":""#];
+
+/// What follows the kind of a delta that has text.
+fn after_head(delta: &[u8]) -> Option<&[u8]> {
+    let input = || delta.strip_prefix(br#"input_json_delta","partial_json":""#);
+    let thinking = || delta.strip_prefix(br#"thinking_delta","thinking":""#);
+    delta.strip_prefix(br#"text_delta","text":""#).or_else(input).or_else(thinking)
+}
 
 /// What was generated since it was [taken](Generated::take) last.
 #[derive(Debug, Default)]
@@ -38,7 +44,7 @@ impl Generated {
         let index = bytes.strip_prefix(BEGIN)?;
         let digits = index.iter().position(|byte| !byte.is_ascii_digit())?;
         let delta = index[digits..].strip_prefix(b",")?.strip_prefix(DELTA)?;
-        let text = JsonText::begin(HEADS.iter().find_map(|head| delta.strip_prefix(*head))?)?;
+        let text = JsonText::begin(after_head(delta)?)?;
         let rest = end_of_event(text.rest)?.strip_prefix(b"\n\n")?;
         self.read_json(&text);
         Some(rest)
@@ -52,8 +58,7 @@ impl Generated {
         if delta.starts_with(b"signature_delta\"") || delta.starts_with(b"citations_delta\"") {
             return self.read(b"");
         }
-        let head = HEADS.iter().find_map(|head| delta.strip_prefix(*head));
-        let Some(text) = head.and_then(JsonText::begin) else { return self.read_unsure(delta, 0) };
+        let Some(text) = after_head(delta).and_then(JsonText::begin) else { return self.read_unsure(delta, 0) };
         self.read_json(&text);
         if end_of_event(text.rest) != Some(b"") {
             self.read_unsure(text.rest, 0);
@@ -105,7 +110,9 @@ impl Generated {
         self.waiting.extend_from_slice(text);
         self.came = true;
         if self.waiting.len() >= MUCH {
-            self.weigh();
+            let whole = self.waiting.len() - self.waiting.len() % Weigher::AT_ONCE;
+            self.weighed += self.weigher.read(&self.waiting[..whole]);
+            self.waiting.drain(..whole);
         }
     }
 
