@@ -20,7 +20,7 @@ use sentrely::store::SessionDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const TOKEN: &str = "bench";
@@ -209,9 +209,10 @@ pub(crate) fn play_role(words: &[String]) -> bool {
         ["anatomy"] => anatomy(&load::request(Load::Megabyte, SocketAddr::from(([127, 0, 0, 1], 1)), "/v1/messages")),
         ["anatomy", body] => anatomy(&std::fs::read(body).unwrap()),
         // For a profiler: `role-load paced 12 127.0.0.1:4711 /s/bench/v1/messages`, with the other roles started by hand.
-        ["role-load", load, connections, address, path] => {
+        ["role-load", load, connections, address, path] | ["role-load", load, connections, address, path, "apart"] => {
             let load = Load::ALL.into_iter().chain([Load::Small, Load::SmallPaced]).find(|known| known.name() == load).unwrap();
-            let outcome = load::run(load, connections.parse().unwrap(), address.parse().unwrap(), path);
+            let begin = if words.len() > 5 { Begin::Apart } else { Begin::Together };
+            let outcome = load::run_from(begin, load, connections.parse().unwrap(), address.parse().unwrap(), path);
             println!("{} requests, first byte {:.3} ms, event {:.3} ms", outcome.requests, outcome.first_byte_ms, outcome.event_ms);
         }
         _ => return false,

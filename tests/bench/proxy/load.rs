@@ -87,13 +87,42 @@ impl Load {
     }
 }
 
+/// When the connections of a paced load begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// At one moment, so that their events come together.
+    Together,
+    /// Evenly over the time between two events, as streams that know nothing of each other.
+    Apart,
+}
+
 /// Puts the load on the contender at `address` and waits for the last answer.
 pub(crate) fn run(load: Load, connections: usize, address: SocketAddr, path: &str) -> Outcome {
+    run_from(Begin::Together, load, connections, address, path)
+}
+
+/// The same, from such a begin.
+pub(crate) fn run_from(begin: Begin, load: Load, connections: usize, address: SocketAddr, path: &str) -> Outcome {
     let request = request(load, address, path);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let clients: Vec<_> =
-            (0..connections).map(|_| tokio::spawn(client(load.requests(connections), address, request.clone()))).collect();
+        let clients = (0..connections).map(|number| {
+            let wait = if begin == Begin::Apart {
+                PACE / u32::try_from(connections).unwrap() * u32::try_from(number).unwrap()
+            } else {
+                Duration::ZERO
+            };
+            let client = client(load.requests(connections), address, request.clone());
+            tokio::spawn(async move {
+                // The timer counts in whole milliseconds.
+                let start = Instant::now();
+                while start.elapsed() < wait {
+                    tokio::task::yield_now().await;
+                }
+                client.await
+            })
+        });
+        let clients: Vec<_> = clients.collect();
         let (mut first_bytes, mut events) = (Vec::new(), Vec::new());
         for client in clients {
             let (more_first_bytes, more_events) = client.await.unwrap();

@@ -3,10 +3,12 @@
 //! Nothing goes through the proxy unmetered by a switch. But what costs nothing upstream (files, say) passes the same program without a
 //! permit: no body is held, scanned or forecast, nothing of the answer is decoded, weighed or settled, no clock looks at it. So the same
 //! requests with the same answers are posted to the one path and to the other; all else (authentication, headers, connections, timeouts,
-//! copying) is the same. The meter here writes to no journal, as everywhere in this bench.
+//! copying) is the same. Paced streams that begin at one moment stay in step, so that one wake of the proxy serves many of them, and how
+//! many depends on how soon after one another their requests got through: so streams that begin at different moments are measured too,
+//! as agents' are. The meter here writes to no journal, as everywhere in this bench.
 
 use crate::contender::{Contender, Upstreams};
-use crate::load::{self, Load};
+use crate::load::{self, Begin, Load};
 use crate::median;
 
 const ROUNDS: usize = 7;
@@ -21,14 +23,22 @@ pub(crate) fn run(upstreams: &Upstreams) {
 }
 
 fn cpu(upstreams: &Upstreams) {
-    const LOADS: [Load; 5] = [Load::Small, Load::SmallPaced, Load::Burst, Load::Paced, Load::Megabyte];
+    const LOADS: [(Load, Begin); 7] = [
+        (Load::Small, Begin::Together),
+        (Load::SmallPaced, Begin::Apart),
+        (Load::SmallPaced, Begin::Together),
+        (Load::Burst, Begin::Together),
+        (Load::Paced, Begin::Apart),
+        (Load::Paced, Begin::Together),
+        (Load::Megabyte, Begin::Together),
+    ];
     const WAYS: [Contender; 2] = [Contender::Sentrely, Contender::SentrelyUnmetered];
     let idle = WAYS.map(|way| median((0..3).map(|_| way.start(upstreams).stop().cpu_seconds)));
     println!(
         "The same proxy with the meter on and off: CPU ms a request, medians of {ROUNDS} interleaved rounds, {CONNECTIONS} connections"
     );
-    println!("{:<60} {:>8} {:>8} {:>7} {:>15}", "", "on", "off", "on/off", "of each round");
-    for load in LOADS {
+    println!("{:<70} {:>8} {:>8} {:>7} {:>15}", "", "on", "off", "on/off", "of each round");
+    for (load, begin) in LOADS {
         let mut rounds: Vec<[f64; 2]> = Vec::new();
         for round in 0..ROUNDS {
             let mut used = [0.0; 2];
@@ -36,7 +46,7 @@ fn cpu(upstreams: &Upstreams) {
             for turn in 0..2 {
                 let which = (turn + round) % 2;
                 let running = WAYS[which].start(upstreams);
-                let outcome = load::run(load, CONNECTIONS, running.address(), &WAYS[which].path());
+                let outcome = load::run_from(begin, load, CONNECTIONS, running.address(), &WAYS[which].path());
                 used[which] = (running.stop().cpu_seconds - idle[which]).max(0.0) * 1_000.0 / outcome.requests as f64;
             }
             rounds.push(used);
@@ -45,7 +55,11 @@ fn cpu(upstreams: &Upstreams) {
         let ratios = rounds.iter().map(|[on, off]| on / off);
         let spread = format!("{:.2} to {:.2}", ratios.clone().fold(f64::INFINITY, f64::min), ratios.fold(0.0, f64::max));
         let verdict = if on / off <= AIM { "met" } else { "open" };
-        println!("{:<60} {on:>8.3} {off:>8.3} {:>7.2} {spread:>15}  {verdict}", load.describe(), on / off);
+        let describe = match begin {
+            Begin::Apart => format!("{}, from different moments", load.describe()),
+            Begin::Together => load.describe().to_owned(),
+        };
+        println!("{describe:<70} {on:>8.3} {off:>8.3} {:>7.2} {spread:>15}  {verdict}", on / off);
     }
     println!("aim: at most {AIM:.2}\n");
 }
