@@ -191,6 +191,15 @@ pub(in super::super) fn named_by_variables(env: &Env, wall: &config::Wall) -> Ve
     if !wall.docker {
         found.extend(socket_of(env, "DOCKER_HOST"));
     }
+    // Kerberos tickets: sessions of a login have names that begin with the user's number.
+    found.extend(text(env, "KRB5CCNAME").map(|name| PathBuf::from(name.trim_start_matches("FILE:").trim_start_matches("DIR:"))));
+    let own = format!("krb5cc_{}", nix::unistd::getuid());
+    let tickets = fs::read_dir("/tmp").into_iter().flatten().flatten().filter(|entry| {
+        let rest = entry.file_name().to_str().and_then(|name| name.strip_prefix(&own).map(str::to_owned));
+        rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    });
+    found.extend(tickets.map(|entry| entry.path()));
+    found.retain(|path| path.is_absolute());
     if !wall.x11 {
         found.extend(path("XAUTHORITY").or_else(|| path("HOME").map(|home| home.join(".Xauthority"))));
         // Those that are there: the session may start one of its own.

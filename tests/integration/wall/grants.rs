@@ -139,6 +139,26 @@ fn credential_files_that_a_variable_puts_elsewhere_are_hidden_there() {
 }
 
 #[test]
+fn kerberos_tickets_are_hidden_where_they_are_by_themselves_and_where_a_variable_says() {
+    for who in whos() {
+        let world = World::new(who);
+        let uid = if world.changes_user() { UID } else { nix::unistd::getuid().as_raw() };
+        let usual = tempfile::Builder::new().prefix(&format!("krb5cc_{uid}_")).tempfile_in("/tmp").unwrap();
+        write(usual.path(), "CANARY");
+        write(&world.env.home().join("tickets"), "CANARY");
+        world.give_away();
+        std::os::unix::fs::chown(usual.path(), Some(uid), None).unwrap();
+        let script = format!("cat ~/tickets {}; true", usual.path().display());
+        let said = |wall: &str| {
+            let run = world.run(&["--wall", wall, "--workspace", "none"], &["bash", "-c", &script]);
+            run.var("KRB5CCNAME", format!("FILE:{}", world.env.home().join("tickets").display())).run().success().stdout
+        };
+        assert_eq!(said("off"), "CANARYCANARY", "{who:?}: the control");
+        assert_eq!(said("require"), "", "{who:?}");
+    }
+}
+
+#[test]
 fn a_shared_directory_is_the_real_one_and_no_other_is() {
     for who in whos() {
         let world = World::new(who);
