@@ -1,7 +1,8 @@
 //! Putting the parts together: AWS lease, meter, proxy, the child's environment, the child.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
+mod beginning;
+mod watching;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,42 +12,37 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use self::beginning::begin;
+use self::watching::{all_budgets, watch};
 use super::alerting::Alarms;
 use super::anatomist::Anatomist;
-use super::branch_advice::BranchAdvice;
 use super::child::child;
 use super::chronicle::Chronicle;
-use super::claude::hooks;
 use super::claude::login::Login;
 use super::claude::transcripts::{Scope, TranscriptWatch};
-use super::clock::Deadline;
 use super::context::ContextWatch;
 use super::ending::Ending;
 use super::familiar;
 use super::lifecycle::{Input, Lifecycle, StopCall};
-use super::loops::Breaker;
 use super::metering::{meter, sink};
 use super::network::Cut;
-use super::notices::{Audience, Notice, Notices};
+use super::notices::{Audience, Notice};
 use super::prepare::{Prepared, host};
 use super::report::{Report, Reporter};
 use super::saving;
 use super::sharing::Sharing;
 use super::sources::{self, BypassWatch};
 use super::supervisor::Supervisor;
-use super::wall::{self, Raised};
+use super::wall::{self};
 use super::workplace::{self, Workplace};
-use super::{RunError, control, grace, hinted, idle, limits, payer, quota};
+use super::{RunError, control, hinted, limits, payer};
 use crate::aws::{DeliveryKind, Lease, LeaseRequest};
-use crate::config::{Delivery, Hidden, OnBudget, OnCredentialsLost};
+use crate::config::{Delivery, OnBudget, OnCredentialsLost};
 use crate::git::Gate;
-use crate::meter::idle::IdleRules;
-use crate::meter::{Meter, loops};
-use crate::model::{
-    BillingKind, BudgetView, EXIT_FAILED_PROMISE, Event, Outcome, SessionState, SessionView, StopReason, Workspace, limits_set,
-};
-use crate::process::{Agent, AgentRequest, Cgroup, GuardianLink, Keep};
-use crate::proxy::{AgentLimits, Dialect, HookAnswerer, Proxy, ProxyConfig, ProxyEnv, Timeouts, Upstream};
+use crate::meter::Meter;
+use crate::model::{BudgetView, EXIT_FAILED_PROMISE, Event, Outcome, SessionState, SessionView, StopReason, Workspace, limits_set};
+use crate::process::{Cgroup, GuardianLink, Keep};
+use crate::proxy::{Dialect, Proxy, ProxyConfig, ProxyEnv, Timeouts, Upstream};
 use crate::store::append_to_index;
 
 /// The banner's AWS line without a role.
@@ -100,7 +96,6 @@ impl From<RunError> for NotStarted {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "the one place where the parts meet, in the order in which they must start")]
 async fn start_parts(
     mut prepared: Prepared,
     mut workplace: Workplace,
@@ -128,14 +123,7 @@ async fn start_parts(
     if let Some(id) = &start.claude_session {
         record(&chronicle, Event::ClaudeSession { id: id.clone() })?;
     }
-    let context = ContextWatch::new(
-        prepared.request.config.context.clone(),
-        &workplace.earlier,
-        chronicle.clone(),
-        workplace.inputs.clone(),
-        Arc::clone(&reporter),
-        workplace.inside.clone(),
-    );
+    let context = context_watch(&prepared, &workplace, &reporter);
     if let Some(id) = &start.claude_session {
         context.see(&Event::ClaudeSession { id: id.clone() });
     }
@@ -143,13 +131,9 @@ async fn start_parts(
     let (alarms, posting) = Alarms::start(prepared.alerts.clone(), chronicle.clone());
     let (meter, reached) = meter(&prepared, &workplace, &reporter, alarms.clone(), context.clone(), sharing.clone());
     let helper_wanted = Arc::new(Notify::new());
-    let proxy_env = ProxyEnv::from_vars(|name| prepared.variable(name));
-    let upstream = Upstream::new(&prepared.upstream, extra_ca(&prepared), proxy_env)
-        .map_err(|error| RunError::new(error, None))?
-        .speaking(dialect(&prepared));
     let proxy_config = ProxyConfig {
         token: prepared.token.clone(),
-        upstream,
+        upstream: upstream(&prepared)?,
         credential: start.credential.clone(),
         refusal: start.refusal,
         meter: meter.clone(),
@@ -161,40 +145,7 @@ async fn start_parts(
     };
     let proxy = Arc::new(Proxy::start(listener, proxy_config).map_err(|error| RunError::io(error, "start the proxy"))?);
 
-    if let Some(copy) = &workplace.copy {
-        let protected = workplace.protected.clone();
-        let advice = BranchAdvice { branch: copy.branch.clone(), protected, root: copy.root.clone() };
-        workplace.inside.set_rule("branches", Some(advice.rule()));
-    }
-    let budgets = all_budgets(&meter, sharing.as_ref());
-    workplace.inside.set_rule("budget", Some(grace::rule(budgets)));
-    let config = &prepared.request.config.loops;
-    let rules = loops::Rules { same_call: config.same_call, within: config.within, failures: config.failures };
-    let breaker = Breaker {
-        inside: workplace.inside.clone(),
-        chronicle: chronicle.clone(),
-        alarms: alarms.clone(),
-        inputs: workplace.inputs.clone(),
-    };
-    let turns = super::loops::watch(rules, breaker.clone());
-    if let Some(copy) = &workplace.copy {
-        let rules = IdleRules { spend: config.idle_spend, time: config.idle_time };
-        workplace.tasks.push(idle::watch(rules, copy.root.clone(), meter.clone(), breaker));
-    }
-    proxy.limit_agents(AgentLimits { at_once: config.subagents, depth: config.subagent_depth });
-    proxy.watch_turns(turns.map_err(|error| RunError::io(error, "start the loop breaker"))?);
-    if prepared.billing.kind != BillingKind::Vertex {
-        // Google's tokens come and go every hour, and say nothing about the project that pays.
-        let expected = prepared.request.config.billing.expect;
-        let watch = payer::watch(expected, chronicle.clone(), workplace.inputs.clone(), Arc::clone(&reporter), meter.clone());
-        proxy.watch_payer(watch);
-        let (at, inside) = (&prepared.request.config.budget.alert_at, workplace.inside.clone());
-        proxy.watch_quota(quota::watch(at, &workplace.earlier, chronicle.clone(), Arc::clone(&reporter), inside, alarms.clone()));
-    }
-    proxy.answer_hooks(answerer(workplace.inside.clone()));
-    if let Some(by) = prepared.claude.as_ref().and_then(|claude| hooks::switched_off(&claude.settings, &claude.args)) {
-        record(&chronicle, Event::Notice { what: format!("nothing can be said inside Claude Code: its hooks are switched off ({by})") })?;
-    }
+    watch(&proxy, &prepared, &mut workplace, &reporter, &alarms, &meter, sharing.as_ref())?;
 
     let mut tasks = vec![serve_control(&prepared, &workplace, &meter, sharing.as_ref())?];
     tasks.append(&mut workplace.tasks);
@@ -224,41 +175,7 @@ async fn start_parts(
     if let Some((call, code)) = asked.max_by_key(|(call, _)| call.reason) {
         return Err(interrupted(call, code, &chronicle));
     }
-    let wall = wall::raise(&prepared, &workplace, cut.as_ref().map(Cut::doors).as_deref())?;
-    note_wall(&chronicle, &prepared, &wall)?;
-    if let Some(layer) = &wall.layer {
-        familiar::seed_state(&prepared, &workplace, layer)
-            .map_err(|error| RunError::io(error, "write the session's copy of Claude Code's state file"))?;
-    }
-    workplace.layer = wall.layer;
-    // Before there is anything to stop: a supervisor that is stopped in between has no time to give away.
-    let deadline = Deadline::starts(prepared.time_limit, prepared.time_used);
-    let command = wall.launcher.into_iter().chain([prepared.request.program.path.clone().into()]).chain(start.args);
-    let mut command = command.collect::<VecDeque<OsString>>();
-    let (program, args) = (command.pop_front().unwrap_or_default().into(), command.into());
-    let agent = Agent::spawn(AgentRequest {
-        program,
-        args,
-        env: start.env.into_iter().collect(),
-        cwd: workplace.cwd.clone(),
-        cgroup: if Hidden::here().cgroups { None } else { Cgroup::make(&prepared.id.short()) },
-        pre_exec: wall.hook,
-        successor: wall.successor,
-    })
-    .map_err(|error| {
-        let (hint, code) = (error.hint(), error.exit_code());
-        RunError { error: error.into(), hint, code }
-    })?;
-    if let (Some(cut), Some(arriving)) = (cut, wall.doors) {
-        match cut.open(arriving, chronicle.clone()) {
-            Ok(mut doors) => tasks.append(&mut doors),
-            // It reaches nothing then, and is ended.
-            Err(error) => {
-                let note = Some(format!("the doors of its network could not be opened: {error}"));
-                let _ = workplace.inputs.send(Input::Stop(StopCall::own(StopReason::Terminated, "the wall", note)));
-            }
-        }
-    }
+    let (agent, deadline) = begin(&prepared, &mut workplace, start.args, start.env, cut, &mut tasks)?;
     // A guardian that is gone already is told by its own source.
     let _ = guardian.agent(agent.pid(), agent.cgroup().map(Cgroup::path));
     let cgroup = agent.cgroup().map(|cgroup| cgroup.path().display().to_string());
@@ -267,11 +184,7 @@ async fn start_parts(
     let _ = chronicle.publish();
 
     let config = &prepared.request.config;
-    if let (Some(copy), Some(checkout)) = (&workplace.copy, &prepared.checkout) {
-        let wip = config.git.wip_commit.then(|| saving::message(prepared.id));
-        let often = workplace.saver.often(config.git.collect_every, checkout.clone(), copy.clone(), wip, chronicle.clone());
-        tasks.extend(often);
-    }
+    tasks.extend(saved_often(&prepared, &workplace));
     let keep = Keep::new(&config.run.keep);
     let life = Lifecycle::new(config.run.grace, config.budget.on_budget == OnBudget::Stop);
     Ok(Supervisor {
@@ -295,23 +208,6 @@ async fn start_parts(
         keep,
         note: None,
     })
-}
-
-/// What the client's hooks are told.
-fn answerer(inside: Notices) -> HookAnswerer {
-    Arc::new(move |body| match hooks::read(body) {
-        Some((question, event)) => hooks::write(&inside.ask(&question), &event),
-        None => Vec::new(),
-    })
-}
-
-/// What is hidden and what stays open, for `show` and `log`.
-fn note_wall(chronicle: &Chronicle, prepared: &Prepared, wall: &Raised) -> Result<(), RunError> {
-    if !wall.hidden.is_empty() {
-        let hidden: Vec<String> = wall.hidden.iter().map(|path| path.display().to_string()).collect();
-        record(chronicle, Event::Notice { what: format!("wall: hidden: {}", hidden.join(", ")) })?;
-    }
-    record(chronicle, Event::Notice { what: format!("wall: {}", prepared.wall.open) })
 }
 
 fn record(chronicle: &Chronicle, event: Event) -> Result<(), RunError> {
@@ -379,6 +275,31 @@ fn attempt_started(prepared: &Prepared, attempt: u32) -> Event {
 }
 
 /// What the upstream speaks. Google's own address serves one location; what is configured may serve several.
+/// Brings the work home every few minutes.
+fn saved_often(prepared: &Prepared, workplace: &Workplace) -> Option<JoinHandle<()>> {
+    let (copy, checkout) = (workplace.copy.as_ref()?, prepared.checkout.as_ref()?);
+    let config = &prepared.request.config.git;
+    let wip = config.wip_commit.then(|| saving::message(prepared.id));
+    workplace.saver.often(config.collect_every, checkout.clone(), copy.clone(), wip, workplace.chronicle.clone())
+}
+
+fn context_watch(prepared: &Prepared, workplace: &Workplace, reporter: &Reporter) -> ContextWatch {
+    ContextWatch::new(
+        prepared.request.config.context.clone(),
+        &workplace.earlier,
+        workplace.chronicle.clone(),
+        workplace.inputs.clone(),
+        Arc::clone(reporter),
+        workplace.inside.clone(),
+    )
+}
+
+fn upstream(prepared: &Prepared) -> Result<Upstream, RunError> {
+    let proxy_env = ProxyEnv::from_vars(|name| prepared.variable(name));
+    let upstream = Upstream::new(&prepared.upstream, extra_ca(prepared), proxy_env).map_err(|error| RunError::new(error, None))?;
+    Ok(upstream.speaking(dialect(prepared)))
+}
+
 fn dialect(prepared: &Prepared) -> Dialect {
     match &prepared.login {
         Login::Vertex { location, base_url } => Dialect::Vertex { location: base_url.is_none().then(|| location.clone()) },
@@ -405,12 +326,6 @@ fn minted(prepared: &Prepared, lease: Option<&Lease>) -> impl Fn(String, Timesta
         delivery: delivery.to_owned(),
         expires_at,
     }
-}
-
-/// The session's own limits, and those that it shares with others.
-fn all_budgets(meter: &Meter, sharing: Option<&Sharing>) -> impl Fn() -> Vec<BudgetView> + Send + Sync + 'static {
-    let (meter, sharing) = (meter.clone(), sharing.cloned());
-    move || meter.budgets().into_iter().chain(sharing.iter().flat_map(|sharing| sharing.views(Timestamp::now()))).collect()
 }
 
 fn serve_control(prepared: &Prepared, workplace: &Workplace, meter: &Meter, sharing: Option<&Sharing>) -> Result<JoinHandle<()>, RunError> {
