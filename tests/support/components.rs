@@ -76,6 +76,11 @@ pub(crate) fn skip(why: &str) {
     record(why, false);
 }
 
+/// Records that the calling test is skipped for what no package brings: a feature of the kernel's. It is listed wherever it runs.
+pub(crate) fn skip_on_this_kernel(why: &str) {
+    tell_skipped(why);
+}
+
 fn record(why: &str, for_root_alone: bool) {
     let required = match std::env::var("SENTRELY_TEST_COMPONENTS").as_deref() {
         Ok("require") => true,
@@ -83,6 +88,10 @@ fn record(why: &str, for_root_alone: bool) {
         _ => false,
     };
     assert!(!required, "a component is missing: {why}");
+    tell_skipped(why);
+}
+
+fn tell_skipped(why: &str) {
     let row = format!("{} | {why}\n", this_test());
     // libtest captures what the print macros write, not the stream itself.
     let _ = std::io::stderr().write_all(format!("skipped | {row}").as_bytes());

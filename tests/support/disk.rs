@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::components::skip;
+use super::components::skip_on_this_kernel;
 
 /// Mounted, until it is dropped.
 pub(crate) struct Disk {
@@ -22,7 +22,7 @@ impl Disk {
         assert!(made.status.success(), "{made:?}");
         let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at).output().unwrap();
         if !mounted.status.success() {
-            skip(&format!("no XFS in a file can be mounted here: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
+            skip_on_this_kernel(&format!("no XFS in a file can be mounted here: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
             return None;
         }
         Some(Self { at: at.to_owned() })
