@@ -23,7 +23,8 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
     (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
 }
 
-/// Whether a change of the file `path` is one of what `pattern` names: it matches, or is a link or a submodule in the place of a folder above.
+/// Whether a change of the file `path` is one of what `pattern` names: it matches, or is a link or a submodule in the place of a folder above
+/// that the pattern names before its first `*` (further on, any file of that level could be one).
 pub(super) fn concerns(pattern: &str, path: &str) -> bool {
     let fixed = pattern.split('*').next().unwrap_or_default();
     matches(pattern, path) || fixed.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))

@@ -37,14 +37,15 @@ fn settled(root: &Path, begun: SystemTime, rewritten: &[PathBuf]) -> Option<()> 
         let Ok(meta) = file.symlink_metadata() else { continue }; // not checked out
         let is_file = meta.is_file() || meta.is_symlink();
         if is_file && (is_known(&entry, &meta) || rewritten.contains(&*path)) {
-            utimensat(CWD, &file, &times, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            record(&mut entry, &file.symlink_metadata().ok()?)?;
-            index.add(&entry).ok()?;
+            let aged = utimensat(CWD, &file, &times, AtFlags::SYMLINK_NOFOLLOW).ok().and_then(|()| file.symlink_metadata().ok());
+            if aged.is_some_and(|meta| record(&mut entry, &meta).is_some()) {
+                let _ = index.add(&entry);
+            }
         }
     }
-    // The ids of trees, which `add` forgets, and which make `git status` quick: computed again.
+    // The ids of trees, which `add` forgets, and which make `git status` quick: computed again, where the library can.
     if let Ok(repository) = Repository::open(root) {
-        index.write_tree_to(&repository).ok()?;
+        let _ = index.write_tree_to(&repository);
     }
     index.write().ok()
 }

@@ -151,7 +151,7 @@ impl Reservation {
             self.message_id = message_id.map(str::to_owned);
         }
         let reported = reported.into();
-        if let Some(time) = self.running.under_way(now) {
+        if let Some(time) = self.running.generated_in(now).filter(|_| reported.parts.is_empty()) {
             self.meter.lock().memory.generated(&self.asked, reported.usage.output, time, self.running.speed_percent());
         }
         if let Some(weighed) = self.running.seen_whole().filter(|_| reported.parts.is_empty()) {

@@ -17,6 +17,8 @@ use crate::model::{Speed, Usage, Usd};
 /// here may be as fast as the fastest; and a model that an answer proves to be faster counts at that from then on ([`super::memory`]).
 const TOKENS_PER_SECOND: [(&str, u64); 5] = [("opus", 150), ("fable", 150), ("mythos", 150), ("sonnet", 200), ("haiku", 400)];
 const TOKENS_PER_SECOND_OF_ANY: u64 = 400;
+/// What a model is believed to be faster than that at most, whatever its answers say: one may have come from elsewhere (a gateway's cache).
+const FASTER_AT_MOST: u64 = 4;
 /// Fast mode is up to two and a half times as fast.
 const FAST_PERCENT: u64 = 250;
 
@@ -47,6 +49,9 @@ pub(super) struct Running {
     clock_since: Option<Timestamp>,
     output_cap: u64,
     tokens_per_second: u64,
+    /// Another model answers than was asked, one that is as fast as others.
+    other_speed: bool,
+    asked_speed: u64,
 }
 
 impl Running {
@@ -68,13 +73,17 @@ impl Running {
             clock: SignedDuration::ZERO,
             clock_since: None,
             output_cap,
-            tokens_per_second: ceiling_speed(price).max(pace),
+            tokens_per_second: ceiling_speed(price).max(pace.min(ceiling_speed(price) * FASTER_AT_MOST)),
+            other_speed: false,
+            asked_speed: ceiling_speed(price),
         }
     }
 
     /// This model answers, which may be a faster one than was asked.
     pub(super) fn answered_by(&mut self, price: &ModelPrice) {
-        self.tokens_per_second = self.tokens_per_second.max(ceiling_speed(price));
+        let speed = ceiling_speed(price);
+        self.other_speed |= self.asked_speed != speed;
+        self.tokens_per_second = self.tokens_per_second.max(speed);
     }
 
     pub(super) fn sent(&mut self, now: Timestamp) {
@@ -167,14 +176,14 @@ impl Running {
         if matches!(self.prompt.speed, Speed::Fast) { FAST_PERCENT } else { 100 }
     }
 
-    /// How long ago it left us.
-    pub(super) fn under_way(&self, now: Timestamp) -> Option<SignedDuration> {
-        self.sent.map(|sent| now.duration_since(sent))
+    /// How long it took to generate, at most; `None` where that says nothing of the model that was asked.
+    pub(super) fn generated_in(&self, now: Timestamp) -> Option<SignedDuration> {
+        self.sent.filter(|_| !self.other_speed && self.paused.1 == 0).map(|sent| now.duration_since(sent))
     }
 
     fn out_of_sight(&self, time: SignedDuration) -> u64 {
         let percent = self.speed_percent();
-        u64::try_from(time.as_millis()).unwrap_or(0).saturating_mul(self.tokens_per_second * percent) / 100_000
+        u64::try_from(time.as_millis()).unwrap_or(0).saturating_mul(self.tokens_per_second.saturating_mul(percent)) / 100_000
     }
 
     /// Tokens generated so far, at most.

@@ -274,7 +274,6 @@ fn attempt_started(prepared: &Prepared, attempt: u32) -> Event {
     }
 }
 
-/// What the upstream speaks. Google's own address serves one location; what is configured may serve several.
 /// Brings the work home every few minutes.
 fn saved_often(prepared: &Prepared, workplace: &Workplace) -> Option<JoinHandle<()>> {
     let (copy, checkout) = (workplace.copy.as_ref()?, prepared.checkout.as_ref()?);
@@ -300,6 +299,7 @@ fn upstream(prepared: &Prepared) -> Result<Upstream, RunError> {
     Ok(upstream.speaking(dialect(prepared)))
 }
 
+/// What the upstream speaks. Google's own address serves one location; what is configured may serve several.
 fn dialect(prepared: &Prepared) -> Dialect {
     match &prepared.login {
         Login::Vertex { location, base_url } => Dialect::Vertex { location: base_url.is_none().then(|| location.clone()) },

@@ -48,6 +48,16 @@ fn a_model_that_proves_faster_than_assumed_counts_at_that_from_then_on() {
     answers(&meter, 2_000, SignedDuration::from_secs(5));
     answers(&meter, 1_000, SignedDuration::from_secs(10));
     assert_eq!(hidden_for_ten_seconds(&meter), 5_000);
+    // A gateway's cache: no model is that fast.
+    answers(&meter, 100_000, SignedDuration::from_secs(4));
+    assert_eq!(hidden_for_ten_seconds(&meter), 6_000);
+
+    // Of another model that answered in its place nothing is learned.
+    let (meter, _) = self::meter("100usd");
+    let mut fallen_back = meter.reserve(ask(0), START).unwrap();
+    fallen_back.sent(START);
+    fallen_back.settle(Usage { output: 3_500, ..Usage::default() }, Some("claude-haiku-5-5"), None, START + 10.seconds());
+    assert_eq!(hidden_for_ten_seconds(&meter), 1_500);
 }
 
 #[test]

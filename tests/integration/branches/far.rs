@@ -32,7 +32,7 @@ fn session(env: &TestEnv, origin: &Origin, wall: &str, script: &str, meanwhile: 
         |run| run,
         (wall, script),
         || {
-            wait_until(Duration::from_mins(1), "the first look", looked);
+            wait_until(Duration::from_mins(1), "the first look", || looked() && nobody_looks(env));
             meanwhile();
         },
     )
@@ -46,6 +46,14 @@ fn session_with(env: &TestEnv, with: impl Fn(Run<'_>) -> Run<'_>, (wall, script)
     before();
     std::fs::write(go, "").unwrap();
     running.wait(Duration::from_mins(1))
+}
+
+/// Whether git has told what it saw: the server knows that it was asked a moment earlier.
+fn nobody_looks(env: &TestEnv) -> bool {
+    let looks = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.split(|byte| *byte == 0).any(|word| word == b"ls-remote"))
+    };
+    !env.processes().iter().any(looks)
 }
 
 fn moved(env: &TestEnv) -> Vec<(String, String)> {
@@ -163,7 +171,7 @@ impl Ssh {
             |run| self.with_client(run),
             (wall, script),
             || {
-                wait_until(Duration::from_mins(1), "the first look", || self.looks() > 0);
+                wait_until(Duration::from_mins(1), "the first look", || self.looks() > 0 && nobody_looks(&self.env));
                 meanwhile();
             },
         )

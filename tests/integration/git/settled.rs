@@ -31,9 +31,9 @@ fn no_file_of_a_fresh_clone_is_read_or_stored_again_and_an_edit_of_the_same_size
     }
     lab.ok(&root, &["add", "-A"]);
     lab.ok(&root, &["commit", "--quiet", "-m", "begin"]);
-    // By libgit2, and by git for a repository that needs it.
-    for by_git in [false, true] {
-        if by_git {
+    // A plain repository, and one that only git can check out, with another format of index.
+    for odd in [false, true] {
+        if odd {
             lab.ok(&root, &["config", "index.version", "4"]);
             lab.ok(&root, &["sparse-checkout", "set", "src"]);
         }
