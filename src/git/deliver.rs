@@ -3,8 +3,10 @@
 //! Everything here runs in the developer's checkout, which no agent has touched, with the developer's own git, helpers and keys. It
 //! blocks. Names and subjects come from the agent: they are data, never options.
 
+use std::collections::HashSet;
+
 use super::cli::{REMOTE, Running, telling_line};
-use super::names::concerns;
+use super::names::{concerns, raw_paths};
 use super::{Checkout, GitError, Remote, lfs_push};
 use crate::git::checkout::Target;
 
@@ -33,13 +35,15 @@ pub struct FileChange {
     pub path: String,
     /// Lines added and removed; `None` for a binary file.
     pub lines: Option<(u64, u64)>,
+    /// It is a symbolic link or a submodule now.
+    pub leads_elsewhere: bool,
 }
 
 impl Changes {
     /// The changed paths that one of `patterns` (with `*` for any text) names: a person is to look at them first.
     pub fn held(&self, patterns: &[String]) -> Vec<&str> {
-        let paths = self.files.iter().map(|file| file.path.as_str());
-        paths.filter(|path| patterns.iter().any(|pattern| concerns(pattern, path))).collect()
+        let is_held = |file: &&FileChange| patterns.iter().any(|pattern| concerns(pattern, &file.path, file.leads_elsewhere));
+        self.files.iter().filter(is_held).map(|file| file.path.as_str()).collect()
     }
 }
 
@@ -58,7 +62,7 @@ pub fn changes(checkout: &Checkout, branch: &str, base: Option<&str>) -> Result<
         Some(base) => base.to_owned(),
         None => checkout.git("find the empty tree").args(["hash-object", "-t", "tree", "/dev/null"]).text()?,
     };
-    let diff = checkout.git("compare the branch with its base").args(["diff", "--numstat", "-z", "--no-renames", "--no-ext-diff"]);
+    let diff = checkout.git("compare the branch with its base").args(["diff", "--raw", "--numstat", "-z", "--no-renames", "--no-ext-diff"]);
     let ended = diff.args(["--no-textconv", "--end-of-options", &from, &tip, "--"]).run_limited(LONGEST_DIFF)?;
     if !ended.success {
         return Err(GitError::Git { doing: "compare the branch with its base".to_owned(), said: telling_line(&ended.stderr) });
@@ -70,9 +74,15 @@ fn numstat(text: &str) -> Vec<FileChange> {
     let one = |line: &str| {
         let mut fields = line.splitn(3, '\t');
         let (added, removed, path) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(FileChange { path: path.to_owned(), lines: added.parse().ok().zip(removed.parse().ok()) })
+        Some(FileChange { path: path.to_owned(), lines: added.parse().ok().zip(removed.parse().ok()), leads_elsewhere: false })
     };
-    text.split('\0').filter_map(one).collect()
+    let mut files = Vec::new();
+    let leading: HashSet<&str> =
+        raw_paths(text, |line| files.extend(one(line))).into_iter().filter(|(_, leads)| *leads).map(|(path, _)| path).collect();
+    for file in &mut files {
+        file.leads_elsewhere = leading.contains(file.path.as_str());
+    }
+    files
 }
 
 /// The branch that `remote` called its default when it was last asked: no network.
@@ -140,14 +150,14 @@ mod tests {
     #[test]
     fn a_diff_is_read_with_binaries_and_odd_names() {
         let files = numstat("3\t1\tsrc/a b.rs\0-\t-\tlogo.png\x0000\t2\twith\ttab\0");
-        assert_eq!(files[0], FileChange { path: "src/a b.rs".into(), lines: Some((3, 1)) });
+        assert_eq!(files[0], FileChange { path: "src/a b.rs".into(), lines: Some((3, 1)), leads_elsewhere: false });
         assert_eq!(files[1].lines, None);
         assert_eq!(files[2].path, "with\ttab");
     }
 
     #[test]
     fn workflows_are_held_at_any_depth_and_nothing_else_is() {
-        let file = |path: &str| FileChange { path: path.to_owned(), lines: None };
+        let file = |path: &str| FileChange { path: path.to_owned(), lines: None, leads_elsewhere: false };
         let mut files: Vec<_> =
             [".github/workflows/ci.yml", ".github/workflows/a/b.yml", "docs/.github/workflows", "x.rs"].map(file).into();
         // Links or submodules.

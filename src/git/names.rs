@@ -23,11 +23,29 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
     (0..=name.len()).filter(|at| name.is_char_boundary(*at)).any(|at| matches(rest, &name[at..]))
 }
 
-/// Whether a change of the file `path` is one of what `pattern` names: it matches, or is a link or a submodule in the place of a folder above
-/// that the pattern names before its first `*` (further on, any file of that level could be one).
-pub(super) fn concerns(pattern: &str, path: &str) -> bool {
+/// Whether a change of `path` is one of what `pattern` names: it matches, or stands in the place of a folder above; and so may, behind the
+/// pattern's first `*`, whatever `leads` elsewhere: a link or a submodule.
+pub(super) fn concerns(pattern: &str, path: &str, leads: bool) -> bool {
     let fixed = pattern.split('*').next().unwrap_or_default();
-    matches(pattern, path) || fixed.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'))
+    let above = fixed.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+    matches(pattern, path) || above || (leads && pattern.contains('*') && path.starts_with(fixed))
+}
+
+/// The paths that `--raw -z` of git-log and git-diff tells, each with whether it is a link or a submodule now. What else is told is passed on.
+pub(super) fn raw_paths<'a>(told: &'a str, mut other: impl FnMut(&'a str)) -> Vec<(&'a str, bool)> {
+    let mut parts = told.split('\0').map(|part| part.trim_start_matches('\n'));
+    let mut paths = Vec::new();
+    while let Some(part) = parts.next() {
+        // `:100644 120000 <id> <id> T`, with a colon and a mode more for each further parent of a merge.
+        let Some(modes) = part.strip_prefix(':') else {
+            other(part);
+            continue;
+        };
+        let parents = 1 + modes.bytes().take_while(|byte| *byte == b':').count();
+        let mode = modes.trim_start_matches(':').split(' ').nth(parents).unwrap_or_default();
+        paths.extend(parts.next().map(|path| (path, ["120000", "160000"].contains(&mode))));
+    }
+    paths
 }
 
 fn component(text: &str, longest: usize) -> Option<String> {
@@ -63,6 +81,27 @@ mod tests {
     fn nothing_usable_still_gives_a_name() {
         assert_eq!(branch_name("@", "...", ""), "sentrely/developer/session");
         assert_eq!(branch_name("日本", "é", "9f3a"), "sentrely/developer/9f3a");
+    }
+
+    #[test]
+    fn a_link_is_held_where_it_could_lead_to_what_is_held_and_a_file_only_by_its_own_name() {
+        let pattern = "services/*/Dockerfile";
+        assert!(concerns(pattern, "services/api/Dockerfile", false) && concerns(pattern, "services", false));
+        assert!(concerns(pattern, "services/api", true) && concerns(pattern, "services/deep/api", true));
+        assert!(!concerns(pattern, "services/api", false) && !concerns(pattern, "other/api", true));
+        assert!(!concerns("ci/run", "ci/other", true) && concerns("ci/run", "ci", false));
+    }
+
+    #[test]
+    fn what_git_tells_of_paths_is_read_with_what_they_are_also_of_merges() {
+        let id = "e69de29";
+        let told = format!(
+            "\n:100644 100644 {id} {id} M\0a\tb\0:000000 120000 {id} {id} A\0link\0:120000 100644 {id} {id} T\0file\0\n::100644 100644 160000 {id} {id} {id} MM\0sub\01\t2\ta\tb\0"
+        );
+        let mut others = Vec::new();
+        let paths = raw_paths(&told, |other| others.push(other));
+        assert_eq!(paths, [("a\tb", false), ("link", true), ("file", false), ("sub", true)]);
+        assert_eq!(others, ["1\t2\ta\tb", ""]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::super::checkout::Target;
 use super::super::cli::{CarriedConfig, Git, REMOTE, Running, telling_line};
-use super::super::names::concerns;
+use super::super::names::{concerns, raw_paths};
 use super::super::remote::one_line;
 use super::super::{Checkout, GitError, Oddity, Remote, lfs_push, remote, seed};
 use super::pkt::{Commands, Report, Update};
@@ -164,14 +164,12 @@ impl Quarantine {
             return Ok(Vec::new());
         }
         // --cc: of a merge, what differs from all its parents.
-        let git = self.git("look at what a push changes").args(["log", "--cc", "--name-only", "--no-renames", "--format=", "-z"]);
+        let git = self.git("look at what a push changes").args(["log", "--cc", "--raw", "--no-renames", "--format=", "-z"]);
         let git = git.args(["--no-show-signature", new, "--not"]).args(&self.base_commit);
         let listed = git.args([format!("--exclude={}", self.branch), "--branches".to_owned(), "--".to_owned()]).output()?;
-        let mut paths: Vec<String> = String::from_utf8_lossy(&listed)
-            .split(['\0', '\n'])
-            .filter(|path| self.held.iter().any(|pattern| concerns(pattern, path)))
-            .map(str::to_owned)
-            .collect();
+        let listed = String::from_utf8_lossy(&listed);
+        let held = |(path, leads): &(&str, bool)| self.held.iter().any(|pattern| concerns(pattern, path, *leads));
+        let mut paths: Vec<String> = raw_paths(&listed, |_| ()).into_iter().filter(held).map(|(path, _)| path.to_owned()).collect();
         paths.dedup();
         Ok(paths)
     }
