@@ -3,8 +3,10 @@
 //! A login that was made inside is kept; of Claude Code's state file only [`PROJECT_KEYS`] and [`OWN_KEYS`] come back, none of which lets anything
 //! run: no permission, no server, no trust. Everything else stays in the layer, is named, and goes away with the session's records.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,8 +54,7 @@ pub(super) fn settle(prepared: &Prepared, workplace: &Workplace, reporter: &Repo
     // What stays is swept later.
     let _ = same_path::clear(&workplace.dir);
     let places = Places::new(&prepared.request.env, &prepared.request.cwd);
-    let Ok(home) = places.home.canonicalize() else { return };
-    let config_dir = places.config_dir.canonicalize().unwrap_or_else(|_| places.config_dir.clone());
+    let Ok(Owner { home, config_dir }) = Owner::of(&prepared.request.env, &prepared.request.cwd) else { return };
     let inside = |path: &Path| inside(layer, &home, &config_dir, path);
     for (own, real, error) in keep_files(layer, &home, &config_dir) {
         reporter(Report::Alarm(format!("{} could not be kept, it lies in {}: {error}", real.display(), own.display())));
@@ -81,13 +82,42 @@ pub(super) fn settle(prepared: &Prepared, workplace: &Workplace, reporter: &Repo
     reporter(Report::Notice(words));
 }
 
-/// Keeps the login that was made in a session which crashed.
-pub(super) fn settle_crashed(env: &Env, layer: &Layer) {
-    let places = Places::new(env, Path::new("/"));
-    let Ok(home) = places.home.canonicalize() else { return };
-    let config_dir = places.config_dir.canonicalize().unwrap_or(places.config_dir);
-    // What could not be kept is tried again at the next start.
-    keep_files(layer, &home, &config_dir);
+/// Whose home and configuration folder a layer is of. Beside it, where the command sees nothing.
+struct Owner {
+    home: PathBuf,
+    config_dir: PathBuf,
+}
+
+impl Owner {
+    fn file(layer: &Layer) -> PathBuf {
+        layer.dir().join("owner")
+    }
+
+    fn of(env: &Env, cwd: &Path) -> io::Result<Self> {
+        let places = Places::new(env, cwd);
+        let config_dir = places.config_dir.canonicalize().unwrap_or(places.config_dir);
+        Ok(Self { home: places.home.canonicalize()?, config_dir })
+    }
+}
+
+/// Notes with the layer whose it is, so that [`settle_crashed`] asks nobody else.
+pub(super) fn note_owner(env: &Env, cwd: &Path, layer: &Layer) -> io::Result<()> {
+    let Owner { home, config_dir } = Owner::of(env, cwd)?;
+    // No path has a zero byte in it.
+    replace(&Owner::file(layer), &[home.as_os_str().as_bytes(), config_dir.as_os_str().as_bytes()].join(&0))
+}
+
+/// Keeps the login that was made in a session which crashed: once, in the folder that was the session's, whatever this environment's is. Later
+/// a login that is gone was taken away by the user.
+pub(super) fn settle_crashed(layer: &Layer) {
+    let note = Owner::file(layer);
+    let Ok(text) = fs::read(&note) else { return };
+    let mut paths = text.split(|byte| *byte == 0).map(|path| Path::new(OsStr::from_bytes(path)));
+    let (Some(home), Some(config_dir)) = (paths.next(), paths.next()) else { return };
+    // What could not be written is tried again at the next start.
+    if keep_files(layer, home, config_dir).is_empty() {
+        let _ = fs::remove_file(note);
+    }
 }
 
 /// Where the session's own of a file lies.
@@ -274,6 +304,32 @@ mod tests {
         merge().unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&fs::read(&real).unwrap()).unwrap(), json!({ "theme": "light" }));
         assert!(!dir.path().join("real.lock").exists());
+    }
+
+    #[test]
+    fn after_a_crash_a_login_is_kept_once_and_where_the_session_had_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap().join("home");
+        fs::create_dir_all(home.join("work-profile")).unwrap();
+        let env: Env = [("HOME", home.clone()), ("CLAUDE_CONFIG_DIR", home.join("work-profile"))]
+            .map(|(name, value)| (name.into(), value.into_os_string()))
+            .into();
+        let layer = Layer::create(&dir.path().join("base"), "s").unwrap();
+        note_owner(&env, Path::new("/"), &layer).unwrap();
+        let (own, real) = (layer.file(Path::new("work-profile/.credentials.json")), home.join("work-profile/.credentials.json"));
+        fs::create_dir_all(own.parent().unwrap()).unwrap();
+        fs::write(&own, "inside").unwrap();
+        settle_crashed(&layer);
+        assert_eq!(fs::read_to_string(&real).unwrap(), "inside");
+        // The user logs out: what another crashed attempt left there is old by now.
+        fs::remove_file(&real).unwrap();
+        fs::write(&own, "old").unwrap();
+        settle_crashed(&layer);
+        assert!(!real.exists());
+        // Of another crash.
+        note_owner(&env, Path::new("/"), &layer).unwrap();
+        settle_crashed(&layer);
+        assert_eq!(fs::read_to_string(&real).unwrap(), "old");
     }
 
     #[test]

@@ -286,6 +286,8 @@ pub(super) fn raise(prepared: &Prepared, workplace: &Workplace, doors: Option<&[
             let base = base(&prepared.request.env);
             let layer = Layer::create(&base, &prepared.id.to_string())
                 .map_err(|error| RunError::io(error, &format!("make a place for changes of the home directory in {}", base.display())))?;
+            home::note_owner(&prepared.request.env, &prepared.request.cwd, &layer)
+                .map_err(|error| RunError::io(error, &format!("note whose the changes in {} are", layer.dir().display())))?;
             let mut wall = Wall::full(&request(), &layer, setuid).map_err(|error| RunError::new(error, None))?;
             let doors = doors.map(|ports| wall.cut_network(ports)).transpose();
             let doors = doors.map_err(|error| RunError::io(error, "make the doors of a network of its own"))?;
@@ -350,7 +352,7 @@ pub(super) fn sweep(env: &Env, store: &config::Store, state: &crate::store::Stat
             && !dir.is_alive().unwrap_or(true)
             && let Some(layer) = Layer::find(&base(env), &view.id.to_string())
         {
-            home::settle_crashed(env, &layer);
+            home::settle_crashed(&layer);
         }
     }
     Layer::sweep(&base(env), before, |name| name.parse().is_ok_and(|id| state.session(id).is_alive().unwrap_or(true)));
