@@ -43,8 +43,8 @@ pub(super) fn allow_list(request: &Request, config_dirs: &[PathBuf]) -> Result<(
     let mut hidden = secrets::files(&home);
     hidden.extend(request.hidden.iter().cloned());
     // No other content can be shown here: what would be read without its secrets is not read.
-    let granted = secrets::granted(&request.allow_read).into_iter().filter(|granted| granted.instead.is_none());
-    let granted: Vec<PathBuf> = granted.map(|granted| granted.path).collect();
+    let granted = secrets::granted(&request.allow_read);
+    let granted = secrets::ways(granted.iter().filter(|granted| granted.instead.is_none()).map(|granted| &granted.name));
     let there = hidden.iter().filter_map(|path| path.canonicalize().ok());
     let mut hidden: Vec<PathBuf> = there.flat_map(|path| secrets::around(path, &granted)).collect();
     let state: Option<PathBuf> = request.state.canonicalize().ok();

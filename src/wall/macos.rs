@@ -67,8 +67,8 @@ impl Wall {
         let real = |paths: &[PathBuf]| -> Vec<PathBuf> { paths.iter().filter_map(|path| path.canonicalize().ok()).collect() };
         let home = request.home.canonicalize().unwrap_or_else(|_| request.home.clone());
         // No other content can be shown here: what would be read without its secrets is not read.
-        let granted = secrets::granted(&request.allow_read).into_iter().filter(|granted| granted.instead.is_none());
-        let granted: Vec<PathBuf> = granted.map(|granted| granted.path).collect();
+        let granted = secrets::granted(&request.allow_read);
+        let granted = secrets::ways(granted.iter().filter(|granted| granted.instead.is_none()).map(|granted| &granted.name));
         let mut hidden = secrets::files(&home);
         hidden.extend(request.hidden.iter().cloned());
         let mut hidden: Vec<PathBuf> = real(&hidden).into_iter().flat_map(|path| secrets::around(path, &granted)).collect();

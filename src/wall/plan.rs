@@ -159,13 +159,9 @@ fn homes(request: &Request) -> Result<Vec<PathBuf>, PlanError> {
     Ok(homes)
 }
 
-fn allowed(request: &Request) -> Vec<PathBuf> {
-    resolved(&request.allow_read).collect()
-}
-
 /// Every name of everything that is to be hidden; not what lies below another one of these.
 fn hidden(request: &Request, home: &Path, mounts: &Mounts) -> Vec<PathBuf> {
-    let allowed = allowed(request);
+    let allowed = secrets::ways(&request.allow_read);
     let mut listed = secrets::files(home);
     listed.extend(secrets::sockets(nix::unistd::getuid().as_raw()));
     let docker: Vec<PathBuf> = secrets::DOCKER_SOCKETS.iter().map(PathBuf::from).filter(|socket| socket.exists()).collect();

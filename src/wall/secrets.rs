@@ -285,6 +285,8 @@ pub(super) fn redacted(path: &Path, content: &str) -> Option<String> {
 
 /// A file that the user lets a session read.
 pub(super) struct Granted {
+    /// The user's name for it.
+    pub(super) name: PathBuf,
     /// Itself, whatever links the user named it by.
     pub(super) path: PathBuf,
     /// What there is to be read in place of its content, where that holds secrets of a known format.
@@ -297,12 +299,51 @@ pub(super) fn granted(names: &[PathBuf]) -> Vec<Granted> {
         let path = name.canonicalize().ok()?;
         let text = fs::read_to_string(&path).ok();
         let instead = text.and_then(|text| redacted(name, &text).or_else(|| redacted(&path, &text)).filter(|redacted| *redacted != text));
-        Some(Granted { path, instead })
+        Some(Granted { name: name.clone(), path, instead })
     };
     names.iter().filter_map(one).collect()
 }
 
-/// What of a hidden place is still to be hidden when something in it may be read: its neighbours.
+/// The places by which these names lead where they lead: what they end at, and every link on the way. Each lies in a folder without links; a
+/// name that leads nowhere has none.
+pub(super) fn ways<'a>(names: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = names.into_iter().filter(|name| name.exists()).flat_map(|name| way(name)).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn way(name: &Path) -> Vec<PathBuf> {
+    let steps = |path: &Path| -> Vec<PathBuf> { path.components().rev().map(|part| PathBuf::from(part.as_os_str())).collect() };
+    let (mut found, mut at, mut rest) = (Vec::new(), PathBuf::from("/"), steps(name));
+    while let Some(part) = rest.pop() {
+        match part.to_str() {
+            Some(".") => continue,
+            Some("..") => {
+                at.pop();
+                continue;
+            }
+            // The kernel follows no more, so it changes while we look.
+            _ if found.len() > 40 => break,
+            _ => {}
+        }
+        // An absolute one starts again.
+        let next = at.join(part);
+        match fs::read_link(&next) {
+            Ok(target) => {
+                found.push(next);
+                rest.extend(steps(&target));
+            }
+            Err(_) => at = next,
+        }
+    }
+    found.push(at);
+    found
+}
+
+/// What of a hidden place is still to be hidden when something in it may be read: its neighbours. `granted` are [`ways`].
+///
+/// A link in it is left as it is: what it leads to lies elsewhere and is open by its own name, or hidden by it.
 pub(super) fn around(hidden: PathBuf, granted: &[PathBuf]) -> Vec<PathBuf> {
     if granted.contains(&hidden) {
         return Vec::new();
@@ -311,7 +352,8 @@ pub(super) fn around(hidden: PathBuf, granted: &[PathBuf]) -> Vec<PathBuf> {
         return vec![hidden];
     }
     let entries = fs::read_dir(&hidden).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.path().canonicalize().ok()).flat_map(|path| around(path, granted)).collect()
+    let own = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_symlink()));
+    own.flat_map(|entry| around(entry.path(), granted)).collect()
 }
 
 fn without_lines(content: &str, secret: impl Fn(&str) -> bool) -> String {
@@ -386,6 +428,38 @@ mod tests {
             files(home.path()).iter().map(|path| path.strip_prefix(home.path()).unwrap().display().to_string()).collect();
         found.sort();
         assert_eq!(found, [".aws", ".config/pip/pip.conf", ".ssh/id_ed25519", ".ssh/work.pem"]);
+    }
+
+    #[test]
+    fn around_a_grant_the_neighbours_are_hidden_and_no_link_is_followed() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().canonicalize().unwrap();
+        let put = |name: &str| {
+            let path = home.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "k").unwrap();
+        };
+        for name in [".kube/config", ".kube/token", ".kube/cache/a", ".aws/credentials", "projects/main.rs", "dotfiles/aws/config"] {
+            put(name);
+        }
+        symlink(".", home.join(".kube/self")).unwrap();
+        symlink("../projects", home.join(".kube/work")).unwrap();
+        symlink("../dotfiles/aws/config", home.join(".aws/config")).unwrap();
+        symlink(home.join("dotfiles"), home.join(".aws/folder")).unwrap();
+        let hidden = |folder: &str, granted: &str| {
+            let mut found = around(home.join(folder), &ways([&home.join(granted)]));
+            found.sort();
+            let relative = found.iter().map(|path| path.strip_prefix(&home).unwrap().display().to_string());
+            relative.collect::<Vec<_>>()
+        };
+        assert_eq!(hidden(".kube", ".kube/config"), [".kube/cache", ".kube/token"]);
+        assert_eq!(hidden(".kube", ".kube/self/self/config"), [".kube/cache", ".kube/token"]);
+        assert_eq!(hidden(".aws", ".aws/config"), [".aws/credentials"], "granted by the name of a link");
+        assert_eq!(hidden(".aws", ".aws/folder/aws/config"), [".aws/credentials"], "by a link on the way");
+        assert_eq!(hidden(".aws", "dotfiles/aws/config"), [".aws"], "by the name of what the link leads to: no word of .aws");
+        assert_eq!(hidden(".aws", ".aws"), Vec::<String>::new());
+        assert_eq!(hidden(".aws", ".aws/missing"), [".aws"]);
     }
 
     #[test]

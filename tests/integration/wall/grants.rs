@@ -44,6 +44,13 @@ fn a_grant_of_a_link_shows_no_token_and_one_of_a_file_in_a_hidden_folder_shows_t
         let aws = "cat ~/.aws/config ~/.aws/credentials; true";
         assert_eq!(printed(&world, &[], aws), "");
         assert_eq!(printed(&world, &[&grant(".aws/config")], aws), "[profile x]\n", "{who:?}");
+        // The file itself is elsewhere, and the grant has the name in the hidden folder. Another link there leads to the folder itself.
+        fs::rename(home.join(".aws/config"), home.join("dotfiles/aws")).unwrap();
+        std::os::unix::fs::symlink("../dotfiles/aws", home.join(".aws/config")).unwrap();
+        std::os::unix::fs::symlink(".", home.join(".aws/self")).unwrap();
+        world.give_away();
+        assert_eq!(printed(&world, &[], aws), "", "{who:?}");
+        assert_eq!(printed(&world, &[&grant(".aws/config")], aws), "[profile x]\n", "{who:?}");
         // A wall that can show no other content shows none, and what has no token is read as it is.
         let degraded = |name: &str, script: &str| {
             let words = ["--workspace", "none", "--config", &grant(name)];
