@@ -17,6 +17,8 @@ struct Mount {
     /// Which directory of the file system is mounted.
     root: PathBuf,
     point: PathBuf,
+    /// The type of the file system.
+    kind: String,
 }
 
 impl Mounts {
@@ -29,7 +31,10 @@ impl Mounts {
         let mount = |line: &[u8]| {
             let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
             let device = String::from_utf8_lossy(fields.get(2)?).into_owned();
-            Some(Mount { device, root: unescaped(fields.get(3)?), point: unescaped(fields.get(4)?) })
+            // After as many optional fields as there are.
+            let kind = fields.iter().skip_while(|field| **field != b"-").nth(1).copied().unwrap_or_default();
+            let kind = String::from_utf8_lossy(kind).into_owned();
+            Some(Mount { device, root: unescaped(fields.get(3)?), point: unescaped(fields.get(4)?), kind })
         };
         Self(text.split(|byte| *byte == b'\n').filter_map(mount).collect())
     }
@@ -48,6 +53,11 @@ impl Mounts {
         points.sort();
         points.dedup();
         points
+    }
+
+    /// Where file systems of this type are mounted.
+    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = PathBuf> {
+        self.0.iter().filter(move |mount| mount.kind == kind).map(|mount| mount.point.clone())
     }
 
     /// Other names by the table alone, each with the path below `path` that it should be.
@@ -82,7 +92,8 @@ fn joined(base: &Path, rest: &Path) -> PathBuf {
     if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }
 }
 
-fn same_file(one: &Path, other: &Path) -> bool {
+/// Whether both names, if links then these themselves, are one file's.
+pub(super) fn same_file(one: &Path, other: &Path) -> bool {
     match (fs::symlink_metadata(one), fs::symlink_metadata(other)) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
@@ -129,6 +140,13 @@ mod tests {
         );
         assert_eq!(names(table, "/home/bob/x"), Vec::<String>::new());
         assert_eq!(names(table, "/work/src"), ["/home/ana/proj/src = /work/src", "/mnt/with space/ana/proj/src = /work/src"]);
+    }
+
+    #[test]
+    fn mounts_of_a_type_are_found_behind_any_number_of_optional_fields() {
+        let table = "1 0 0:5 / /dev rw - devtmpfs udev rw\n2 1 0:20 / /dev/mqueue rw shared:3 master:1 - mqueue mqueue rw\n3 1 0:20 / /q rw - mqueue q rw\n";
+        let found: Vec<PathBuf> = Mounts::parse(table.as_bytes()).of_kind("mqueue").collect();
+        assert_eq!(found, ["/dev/mqueue", "/q"].map(PathBuf::from));
     }
 
     #[test]

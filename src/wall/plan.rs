@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::layer::Layer;
-use super::mounts::Mounts;
+use super::mounts::{Mounts, same_file};
 use super::raise::{Identity, Sequence, Step, What};
 use super::request::{Over, PlanError, Request};
 use super::secrets;
@@ -71,6 +71,7 @@ impl Plan {
         }
         state(request, &mounts, &mut placed)?;
         scratches(request, &mut placed)?;
+        shared_elsewhere(&mounts, &mut placed);
         for path in &hidden {
             let directory = path.is_dir();
             placed.push(Placed { optional: true, ..Placed::new(path, Turn::Hidden, What::Nothing { directory }) });
@@ -228,14 +229,17 @@ fn state(request: &Request, mounts: &Mounts, placed: &mut Vec<Placed>) -> Result
     Ok(())
 }
 
-/// Fresh directories in memory in place of those where other programs' sockets are.
+/// Fresh directories in memory in place of those where other programs' sockets and shared memory are.
 fn scratches(request: &Request, placed: &mut Vec<Placed>) -> Result<(), PlanError> {
+    let mut replaced = Vec::new();
     let mut scratch = |path: &Path, shared: bool| {
         if let Ok(path) = path.canonicalize() {
             let what = What::Scratch { shared, read_only: false, dirs: Vec::new(), files: Vec::new() };
             placed.push(Placed { optional: true, ..Placed::new(&path, Turn::Scratch, what) });
+            replaced.push(path);
         }
     };
+    scratch(Path::new(SHARED_MEMORY), true);
     if request.private_tmp {
         scratch(Path::new("/tmp"), true);
         scratch(Path::new("/var/tmp"), true);
@@ -243,11 +247,14 @@ fn scratches(request: &Request, placed: &mut Vec<Placed>) -> Result<(), PlanErro
         // A terminal multiplexer of before would run anything outside.
         scratch(Path::new(&format!("/tmp/tmux-{}", nix::unistd::getuid())), false);
     }
-    let Some(runtime) = replaced_runtime(request) else { return Ok(()) };
-    scratch(&runtime, false);
-    for path in resolved(&request.kept_sockets).filter(|path| path.starts_with(&runtime)) {
+    let runtime = replaced_runtime(request);
+    if let Some(runtime) = &runtime {
+        scratch(runtime, false);
+    }
+    for path in resolved(&request.kept_sockets).filter(|path| replaced.iter().any(|replaced| path.starts_with(replaced))) {
         placed.push(Placed { optional: true, ..Placed::new(&path, Turn::ReadWrite, tree(&path, false)?) });
     }
+    let Some(runtime) = runtime else { return Ok(()) };
     // Pasting pictures asks the window system.
     for entry in fs::read_dir(&runtime).into_iter().flatten().flatten() {
         let is_display = entry.file_name().to_str().is_some_and(|name| name.starts_with("wayland-"));
@@ -256,6 +263,19 @@ fn scratches(request: &Request, placed: &mut Vec<Placed>) -> Result<(), PlanErro
         }
     }
     Ok(())
+}
+
+/// Where memory that is shared by POSIX's calls has its files.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// Other names of the shared memory's directory as a whole, and where message queues can be seen as files: a mount made outside shows those of
+/// the outside, whatever namespace looks at it.
+fn shared_elsewhere(mounts: &Mounts, placed: &mut Vec<Placed>) {
+    let memory = Path::new(SHARED_MEMORY).canonicalize().unwrap_or_default();
+    let aliases = mounts.aliases(&memory).into_iter().filter(|alias| same_file(alias, &memory));
+    for path in aliases.chain(mounts.of_kind("mqueue")) {
+        placed.push(Placed { optional: true, ..Placed::new(&path, Turn::Hidden, What::Nothing { directory: true }) });
+    }
 }
 
 /// The runtime directory, if an empty one takes its place: the user's own, or, for root, whosever it is.

@@ -183,7 +183,8 @@ impl Sequence {
     }
 }
 
-/// Shared memory and message queues are found by numbers and not by paths: the session has its own.
+/// System V's shared memory and the message queues are found by numbers and names that are no paths: the session has its own. What of such things
+/// are files (`/dev/shm`, a mounted `mqueue`) is the plan's.
 fn unshare_all() -> io::Result<()> {
     match syscall::unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) {
         // A kernel that has neither.

@@ -69,7 +69,9 @@ impl World {
         for dir in [env.state_dir(), env.state_dir().join("sessions")] {
             fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         }
-        fs::create_dir(env.root().join("alias")).unwrap();
+        for dir in ["alias", "queues"] {
+            fs::create_dir(env.root().join(dir)).unwrap();
+        }
         env.git(&["remote", "set-url", "--push", "origin", "https://u:CANARY@example.com/x.git"]);
         let world = Self { env, who, sentrely };
         world.give_away();

@@ -39,6 +39,15 @@ for line in list(open("/proc/sysvipc/shm"))[1:]:
     at = libc.shmat(int(line.split()[1]), None, 0o10000)
     if at not in (None, 2**64 - 1): print(ctypes.string_at(at, 6))
 '
+## read the shared memory of another program by its file | both | says
+cat /dev/shm/sentrely-wall-$OUT
+## read the message queue of another program by its file | both | says
+python3 -c '
+import ctypes, os
+queue = os.open(os.environ["R"] + "/queues/sentrely-wall-" + os.environ["OUT"], os.O_RDONLY)
+buffer = ctypes.create_string_buffer(1 << 16)
+ctypes.CDLL(None).mq_receive(queue, buffer, len(buffer), None)
+print(buffer.value)'
 ## hard-link a secret | both | says
 ln ~/.aws/credentials ~/linked; cat ~/linked
 ## rename a directory of secrets | both | says

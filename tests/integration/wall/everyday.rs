@@ -40,6 +40,12 @@ a C program | printf 'int main(void){return 0;}' > "$TMPDIR/c.c" && cc -o ~/c "$
 strace of an own child | strace -o "$TMPDIR/trace" true
 a debugger's attach to an own child | sleep 9 & p=$!; timeout 5 strace -p $p -o "$TMPDIR/t2" & sleep 0.3; kill $p; wait
 a pipe, a fifo and a socket | mkfifo "$TMPDIR/fifo" && (echo x > "$TMPDIR/fifo" &) && cat "$TMPDIR/fifo"
+shared memory and locks by their names | python3 -c "
+from multiprocessing import Lock, Process, shared_memory
+memory = shared_memory.SharedMemory(create=True, size=9); lock = Lock()
+def work():
+    with lock: shared_memory.SharedMemory(memory.name).buf[0] = 7
+child = Process(target=work); child.start(); child.join(); assert memory.buf[0] == 7; memory.unlink()"
 a local server | python3 -c "import socket; s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(); c=socket.create_connection(s.getsockname()); s.accept()"
 a pseudo terminal | script -qec 'tty' /dev/null
 ssh reads its configuration | ssh -G localhost

@@ -192,6 +192,19 @@ fn a_private_tmp_is_empty_and_leaves_nothing_and_the_session_works_all_the_same(
 }
 
 #[test]
+fn shared_memory_is_the_sessions_own_and_the_real_one_where_it_is_shared() {
+    for who in whos() {
+        let world = World::new(who);
+        let outside = tempfile::Builder::new().prefix("sentrely-wall-").tempfile_in("/dev/shm").unwrap();
+        let own = format!("{}-own", outside.path().display());
+        let script = format!("ls -A /dev/shm; echo x > {own} && cat {own} && rm {own}");
+        assert_eq!(printed(&world, &[], &script), "x\n", "{who:?}");
+        let said = printed(&world, &["wall.share=/dev/shm"], &script);
+        assert!(said.contains(outside.path().file_name().unwrap().to_str().unwrap()) && said.ends_with("x\n"), "{who:?}: {said}");
+    }
+}
+
+#[test]
 fn setuid_programs_gain_nothing_unless_sudo_is_granted_and_for_a_user_that_is_no_wall() {
     for who in whos() {
         let world = World::new(who);

@@ -27,9 +27,13 @@ const MAY_BE_VACUOUS: &[&str] = &[
     "pull the kernel's lever",
     "read the disk",
     "read the machine's memory",
+    QUEUE,
     "type into the terminal",
     "type into the terminal with a longer number",
 ];
+
+/// Queues are files only where they are mounted, which root alone does for the test.
+const QUEUE: &str = "read the message queue of another program by its file";
 
 /// One row of `attacks.sh`.
 struct Attack {
@@ -46,6 +50,16 @@ fn attacks(who: Who) -> Vec<Attack> {
         Attack { name: fields[0].into(), who: fields[1].into(), sign: fields[2].into(), body: body.into() }
     });
     rows.filter(|attack| attack.who == "both" || (attack.who == "root") == (who == Who::Root)).collect()
+}
+
+/// The process of `outsider.py`. It is let go, and takes away what would outlive it.
+struct Outsider(Outside);
+
+impl Drop for Outsider {
+    fn drop(&mut self) {
+        drop(self.0.0.stdin.take());
+        let _ = self.0.0.wait();
+    }
 }
 
 /// Runs all attacks of `who` in one session; which of them worked, with what each printed.
@@ -72,15 +86,16 @@ fn attacked(who: Who, flags: &[&str], namespaces: bool) -> BTreeMap<String, (boo
     fs::set_permissions(env.root().join("layers"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     world.give_away();
     let script = |name: &str| env.root().join(name).display().to_string();
-    let mut outside = Outside::start(&world, &["python3", &script("outsider.py")]);
+    let mut outside = Outsider(Outside::start(&world, &["python3", &script("outsider.py")]));
     let mut ready = [0; 6];
-    outside.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    outside.0.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     let mut victim = Outside::start(&world, &["sleep", "600"]);
 
-    // The other name of the home: a mount of the test's own, which ends with it.
+    // The other name of the home, and the queues as files: mounts of the test's own, which end with it.
     let mut words: Vec<String> = Vec::new();
     if nix::unistd::getuid().is_root() {
-        words.extend(["unshare", "-m", "sh", "-c", "mount --bind \"$HOME\" \"$R/alias\" && exec \"$@\"", "sh"].map(str::to_owned));
+        let mounts = "mount --bind \"$HOME\" \"$R/alias\" && mount -t mqueue queues \"$R/queues\" && exec \"$@\"";
+        words.extend(["unshare", "-m", "sh", "-c", mounts, "sh"].map(str::to_owned));
     }
     words.extend(world.as_who());
     if !namespaces {
@@ -95,7 +110,7 @@ fn attacked(who: Who, flags: &[&str], namespaces: bool) -> BTreeMap<String, (boo
         .var("PATH", PATH)
         .var("R", env.root())
         .var("P", env.project())
-        .var("OUT", outside.pid().to_string())
+        .var("OUT", outside.0.pid().to_string())
         .var("VICTIM", victim.pid().to_string())
         .var("SSH_AUTH_SOCK", env.root().join("tmp/ssh-x/agent.7"))
         .var("ANTHROPIC_API_KEY", "sk-ant-canary")
@@ -186,7 +201,9 @@ const OPEN_WITHOUT_NAMESPACES: &[(&str, &str)] = &[
     ("reach an editor's server by its path", "root and user"),
     ("reach the control socket", "root and user"),
     ("reach the ssh agent by its path", "root and user"),
+    (QUEUE, "root and user"),
     ("read the shared memory of another program", "root and user"),
+    ("read the shared memory of another program by its file", "root and user"),
     ("servers in Claude Code's state", "root and user"),
     ("slow the supervisor down", "root and user"),
     ("write into the layers", "root and user"),
@@ -199,7 +216,8 @@ fn the_lower_wall_holds_but_for_what_is_named(who: Who) {
     }
     let walled = attacked(who, &["--wall", "auto"], false);
     let open: Vec<&str> = walled.iter().filter(|(_, (worked, _))| *worked).map(|(name, _)| name.as_str()).collect();
-    let named = named(OPEN_WITHOUT_NAMESPACES, who);
+    let mut named = named(OPEN_WITHOUT_NAMESPACES, who);
+    named.retain(|name| *name != QUEUE || nix::unistd::getuid().is_root());
     let said: Vec<_> = open.iter().map(|name| (name, &walled[*name].1)).collect();
     assert_eq!(open, named, "open behind the lower wall\n{said:#?}");
 }
