@@ -30,7 +30,7 @@ pub struct Request {
     pub docker: bool,
     /// `/tmp` and `/var/tmp` are replaced by empty ones.
     pub private_tmp: bool,
-    /// Sockets in the runtime directory that stay.
+    /// Sockets, and keys to them, that stay in directories that are replaced by empty ones.
     pub kept_sockets: Vec<PathBuf>,
     /// A directory that is seen through another one.
     pub over: Option<Over>,

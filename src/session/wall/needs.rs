@@ -151,15 +151,20 @@ fn socket_of(env: &Env, name: &str) -> Option<PathBuf> {
     path.split(',').next().map(PathBuf::from)
 }
 
-/// What stays of the runtime directory: docker's sockets, where they are granted, and the key to the X server, where that is.
+/// What stays of the runtime directory and of a `/tmp` that is replaced: docker's sockets, where they are granted, and the X server with the key to
+/// it, where that is.
 pub(in super::super) fn kept_sockets(env: &Env, wall: &config::Wall) -> Vec<PathBuf> {
-    let key = text(env, "XAUTHORITY").filter(|_| wall.x11).map(PathBuf::from);
-    if !wall.docker {
-        return key.into_iter().collect();
+    let mut kept = Vec::new();
+    if wall.x11 {
+        kept.push(PathBuf::from(X_SERVERS));
+        kept.extend(text(env, "XAUTHORITY").map(PathBuf::from));
     }
-    let runtime = text(env, "XDG_RUNTIME_DIR").map(Path::new);
-    let rootless = runtime.into_iter().flat_map(|dir| ["docker.sock", "podman/podman.sock"].map(|name| dir.join(name)));
-    rootless.chain(socket_of(env, "DOCKER_HOST")).chain(key).collect()
+    if wall.docker {
+        let runtime = text(env, "XDG_RUNTIME_DIR").map(Path::new);
+        kept.extend(runtime.into_iter().flat_map(|dir| ["docker.sock", "podman/podman.sock"].map(|name| dir.join(name))));
+        kept.extend(socket_of(env, "DOCKER_HOST"));
+    }
+    kept
 }
 
 /// Where X servers put their sockets.

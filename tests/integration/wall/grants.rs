@@ -112,7 +112,20 @@ fn the_x_server_and_the_key_to_it_are_gone_unless_they_are_granted_and_the_sessi
         };
         assert_eq!(said(&["--wall", "off"]), "CANARY\nCOOKIE\nown\n", "{who:?}: the control");
         assert_eq!(said(&["--wall", "require"]), "nobody\n\nown\n", "{who:?}");
-        assert_eq!(said(&["--wall", "require", "--config", "wall.x11=true"]), "CANARY\nCOOKIE\nown\n", "{who:?}");
+        let granted = ["--wall", "require", "--config", "wall.x11=true"];
+        assert_eq!(said(&granted), "CANARY\nCOOKIE\nown\n", "{who:?}");
+        // In a /tmp of its own too, and the key where a display manager puts it.
+        let private = [&granted[..], &["--config", "wall.private_tmp=true"]].concat();
+        assert_eq!(said(&private), "CANARY\nCOOKIE\nown\n", "{who:?}");
+        let key = world.env.root().join("xauth_1");
+        write(&key, "COOKIE");
+        world.give_away();
+        let shown = |flags: &[&str]| {
+            let run = world.run(&[&["--workspace", "none"], flags].concat(), &["bash", "-c", "cat $XAUTHORITY; true"]);
+            run.var("XAUTHORITY", &key).run().success().stdout
+        };
+        assert_eq!(shown(&private), "COOKIE", "{who:?}");
+        assert_eq!(shown(&["--wall", "require", "--config", "wall.private_tmp=true"]), "", "{who:?}");
     }
 }
 
