@@ -59,19 +59,23 @@ impl Within {
         std::fs::read_dir(self.held())?.collect()
     }
 
-    /// What a name in it stands for, a link for itself.
-    pub(super) fn look(&self, relative: &Path) -> Option<Metadata> {
-        self.at(relative, Path::symlink_metadata)
+    /// What a name in it stands for, a link for itself; `None` only if it is sure that nothing is there ([`is_gone`]).
+    pub(super) fn look(&self, relative: &Path) -> io::Result<Option<Metadata>> {
+        match self.at(relative, Path::symlink_metadata) {
+            Err(error) if is_gone(&error) => Ok(None),
+            looked => looked,
+        }
     }
 
     /// Where a link leads.
     pub(super) fn target(&self, relative: &Path) -> Option<PathBuf> {
-        self.at(relative, Path::read_link)
+        self.at(relative, Path::read_link).ok().flatten()
     }
 
-    fn at<T>(&self, relative: &Path, look: impl FnOnce(&Path) -> io::Result<T>) -> Option<T> {
-        let (folder, name) = self.parent(relative, false).ok()??;
-        look(&held(&folder, self.path.join(relative).parent()?).join(name)).ok()
+    fn at<T>(&self, relative: &Path, look: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<Option<T>> {
+        let Some((folder, name)) = self.enter(relative, false)? else { return Ok(None) };
+        let path = self.path.join(relative);
+        look(&held(&folder, path.parent().unwrap_or(&path)).join(name)).map(Some)
     }
 
     /// A regular file in it, to be read; `None` where there is none.
@@ -144,11 +148,14 @@ impl Within {
 
     /// The folder that `relative` lies in, and its name there; `None` where there is no such folder and none is made.
     fn parent<'p>(&self, relative: &'p Path, make: bool) -> Result<Option<(OwnedFd, &'p OsStr)>, GitError> {
-        let io = |error: io::Error| GitError::io("enter", self.path.join(relative))(error);
-        let mut folder = self.folder.try_clone().map_err(io)?;
+        self.enter(relative, make).map_err(|error| told(&self.path.join(relative), error))
+    }
+
+    fn enter<'p>(&self, relative: &'p Path, make: bool) -> io::Result<Option<(OwnedFd, &'p OsStr)>> {
+        let mut folder = self.folder.try_clone()?;
         let mut parts = relative.components().peekable();
         while let Some(part) = parts.next() {
-            let Component::Normal(name) = part else { return Err(io(io::ErrorKind::InvalidInput.into())) };
+            let Component::Normal(name) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
             if parts.peek().is_none() {
                 return Ok(Some((folder, name)));
             }
@@ -156,14 +163,20 @@ impl Within {
                 Ok(folder) => folder,
                 Err(Errno::ENOENT) if !make => return Ok(None),
                 Err(Errno::ENOENT) => {
-                    let made = mkdirat(&folder, name, Mode::from_bits_truncate(0o755));
-                    made.and_then(|()| openat(&folder, name, FOLDER, Mode::empty())).map_err(|error| io(error.into()))?
+                    mkdirat(&folder, name, Mode::from_bits_truncate(0o755))?;
+                    openat(&folder, name, FOLDER, Mode::empty())?
                 }
-                Err(error) => return Err(told(&self.path.join(relative), error.into())),
+                Err(error) => return Err(error.into()),
             };
         }
         Ok(None)
     }
+}
+
+/// Whether it says that nothing is there, or only by way of a link or a file. Any other error (no permission, no more descriptors) leaves it
+/// open: what cannot be looked at is not gone.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
 }
 
 /// As [`Within::held`]. Only Linux has such paths.
@@ -233,7 +246,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 2);
         assert!(Within::open(&folder.join("away")).is_err(), "itself a link");
         assert!(within.folder(Path::new("away")).is_err() && within.folder(Path::new("none")).unwrap().is_none());
-        assert_eq!((within.look(Path::new("away/linked")).is_some(), within.target(Path::new("away"))), (false, Some(target)));
+        assert_eq!((within.look(Path::new("away/linked")).unwrap().is_some(), within.target(Path::new("away"))), (false, Some(target)));
     }
 
     #[test]
@@ -253,7 +266,24 @@ mod tests {
             let names: Vec<_> = held.entries().unwrap().iter().map(DirEntry::file_name).collect();
             assert_eq!((names, held.read("mine", 9).unwrap().as_deref()), (vec!["mine".into()], Some(&b"mine"[..])));
         }
-        assert!(within.look(Path::new("in/mine")).is_some() && within.look(Path::new("in/theirs")).is_none());
+        assert!(within.look(Path::new("in/mine")).unwrap().is_some() && within.look(Path::new("in/theirs")).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_there_is_gone_and_what_cannot_be_looked_at_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        let within = Within::open(dir.path()).unwrap();
+        for gone in ["none", "none/deeper", "file/deeper", "link/deeper"] {
+            assert!(within.look(Path::new(gone)).unwrap().is_none(), "{gone}");
+        }
+        for there in ["file", "link"] {
+            assert!(within.look(Path::new(there)).unwrap().is_some(), "{there}");
+        }
+        // Root may look anywhere, but at no name that is too long.
+        assert!(within.look(Path::new(&"x".repeat(300))).is_err());
+        assert!(within.look(&Path::new(&"x".repeat(300)).join("deeper")).is_err());
     }
 
     #[test]

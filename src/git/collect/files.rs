@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::Mode;
 
 use super::super::GitError;
-use super::super::within::Within;
+use super::super::within::{Within, is_gone};
 use super::LARGEST_FILE;
 
 /// Files that git opens by their name, wherever they lie.
@@ -113,7 +113,7 @@ pub(super) enum Put {
     Link(PathBuf),
     /// It is gone.
     Gone,
-    /// It is not to be taken: too large, unreadable, or of an odd kind.
+    /// It is not to be taken: too large, unreadable, not even to be looked at, or of an odd kind.
     Refused,
 }
 
@@ -158,14 +158,36 @@ impl<'a> Shadow<'a> {
                         continue;
                     }
                     let path = joined(folder, name.as_bytes());
-                    let Ok(kind) = entry.file_type() else { continue };
                     let tracked = index.get(&path);
+                    let kind = match entry.file_type() {
+                        Ok(kind) => kind,
+                        Err(error) if is_gone(&error) => continue,
+                        Err(_) => {
+                            // It is not gone, nor is what may be in it. Of a file that is not to be had it is told when it is taken.
+                            if has_below(index, &path) {
+                                look.left_out.push(text(&path));
+                                unread.push([&path[..], b"/"].concat());
+                            } else if tracked.is_some() {
+                                look.changed.push(path.clone());
+                                seen.insert(path);
+                            } else {
+                                asked.push(path);
+                            }
+                            continue;
+                        }
+                    };
                     if kind.is_dir() {
+                        let repository = opened.look(&Path::new(&name).join(".git"));
                         if tracked.is_some_and(|tracked| tracked.kind == Kind::Submodule) {
                             // Not ours to collect, unless it is known: then it is taken from the list.
-                            let repository = opened.look(&Path::new(&name).join(".git")).map(|_| text(&path));
-                            look.left_out.extend(repository);
-                        } else if opened.look(&Path::new(&name).join(".git")).is_some() {
+                            if !matches!(repository, Ok(None)) {
+                                look.left_out.push(text(&path));
+                            }
+                        } else if repository.is_err() && has_below(index, &path) {
+                            look.left_out.push(text(&path));
+                            unread.push([&path[..], b"/"].concat());
+                        } else if !matches!(repository, Ok(None)) {
+                            // One of its own, or it cannot be known: named, unless it is ignored.
                             nested.insert(path.clone());
                             asked.push([&path[..], b"/"].concat());
                         } else if has_below(index, &path) {
@@ -214,7 +236,11 @@ impl<'a> Shadow<'a> {
     /// Puts a file or a link there as it is now.
     pub(super) fn put(&self, path: &[u8]) -> Put {
         let file = os_path(path);
-        let Some(meta) = self.root.look(&file) else { return Put::Gone };
+        let meta = match self.root.look(&file) {
+            Ok(Some(meta)) => meta,
+            Ok(None) => return Put::Gone,
+            Err(_) => return Put::Refused,
+        };
         if self.rules.contains(path) {
             return Put::Done;
         }

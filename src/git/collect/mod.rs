@@ -218,7 +218,7 @@ impl Work {
         let Some(git_dir) = &place.git_dir else {
             work.notices.push("the clone's git directory is gone: its files were taken as they are".to_owned());
             // Elsewhere, perhaps, with commits that we do not see.
-            let elsewhere = place.root.as_ref().map_or(!place.is_empty, |root| root.look(Path::new(".git")).is_some());
+            let elsewhere = place.root.as_ref().map_or(!place.is_empty, |root| !matches!(root.look(Path::new(".git")), Ok(None)));
             work.missing = elsewhere.then(|| ".git".to_owned());
             work.tip = earlier();
             work.uncommitted = (None, work.tip.clone());
@@ -384,11 +384,13 @@ fn open(checkout: &Checkout, workspace: &Workspace, place: &Place) -> Result<Box
 /// What the agent's git-lfs stored: its commits hold only pointers.
 fn bring_lfs(checkout: &Checkout, place: &Place, notices: &mut Vec<String>) {
     let Some(git_dir) = &place.git_dir else { return };
-    if git_dir.look(Path::new("lfs")).is_some_and(|meta| meta.is_dir()) {
-        let store = filters::lfs::Store::of(checkout);
-        if let Err(error) = store.take_over(&git_dir.held()) {
-            notices.push(format!("not all files of git-lfs could be brought to {}: {error}", store.path().display()));
-        }
+    let store = filters::lfs::Store::of(checkout);
+    let brought = match git_dir.look(Path::new("lfs")) {
+        Ok(Some(meta)) if meta.is_dir() => store.take_over(&git_dir.held()),
+        looked => looked.map(drop),
+    };
+    if let Err(error) = brought {
+        notices.push(format!("not all files of git-lfs could be brought to {}: {error}", store.path().display()));
     }
 }
 
@@ -397,7 +399,7 @@ fn copy_index(workspace: &Workspace, place: &Place) -> Result<Option<PathBuf>, G
     let copy = workspace.collector().join("wip.index");
     let _ = fs_err::remove_file(&copy);
     // The same time as the original, or an earlier one: entries as young as the index are looked at again, and must be.
-    let modified = |git_dir: &Within| git_dir.look(Path::new("index"))?.modified().ok();
+    let modified = |git_dir: &Within| git_dir.look(Path::new("index")).ok()??.modified().ok();
     let Some((git_dir, modified)) = place.git_dir.as_ref().and_then(|git_dir| Some((git_dir, modified(git_dir)?))) else { return Ok(None) };
     // Without it nothing is lost: every file is compared by content.
     let Ok(Some(bytes)) = git_dir.read("index", LARGEST_INDEX) else { return Ok(None) };

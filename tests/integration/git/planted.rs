@@ -2,13 +2,13 @@
 //! end. Each trap has its control: what a plain write, or git itself, would do there.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use sentrely::git::{Bring, Checkout, CloneRequest, Collected, Workspace, collect, lay_over, remove_clone, reopen};
+use sentrely::git::{Bring, Checkout, CloneRequest, Collected, GitError, Workspace, collect, lay_over, remove_clone, reopen};
 
 use super::{WIP, at, commit};
 use crate::support::git::{BRANCH, Lab, photograph};
@@ -183,6 +183,17 @@ fn collected(checkout: &Checkout, workspace: &Workspace, what: &str) -> Collecte
         let _ = tell.send(collect(&checkout, &workspace, Some(WIP))); // nobody waits any more
     });
     told.recv_timeout(SOON).unwrap_or_else(|_| panic!("{what}: the collector is held")).unwrap_or_else(|error| panic!("{what}: {error:?}"))
+}
+
+/// From now on this thread may read and enter only what the modes let the owner; the programs that it starts may do more.
+fn as_an_ordinary_user() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+        let mut sets = capabilities(None).unwrap();
+        sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+        set_capabilities(None, sets).unwrap();
+    }
 }
 
 /// A repository that libgit2 does all of, and one that git's plumbing is needed for.
@@ -367,23 +378,90 @@ fn folders_that_come_and_go_as_links_bring_nothing_of_another_repository_home() 
 }
 
 #[test]
-fn names_that_no_commit_may_hold_and_folders_that_cannot_be_listed_are_named_and_the_rest_is_saved() {
-    use std::os::unix::fs::PermissionsExt;
+fn names_that_no_commit_may_hold_are_named_and_the_rest_is_saved() {
     for sparse in [false, true] {
         let lab = Lab::new();
         let (root, checkout, workspace) = both(&lab, sparse);
         fs::write(workspace.root.join("src/git~1"), "x").unwrap();
         fs::write(workspace.root.join("src/work.txt"), "saved\n").unwrap();
-        let closed = workspace.root.join("src/closed");
-        fs::create_dir(&closed).unwrap();
-        fs::write(closed.join("in"), "x").unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
         let collected = collected(&checkout, &workspace, "odd names");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(lab.ok(&root, &["show", &format!("{BRANCH}:src/work.txt")]), "saved", "{collected:?}");
-        let root_reads_all = nix::unistd::getuid().is_root();
-        assert_eq!(collected.left_out.iter().any(|path| path == "src/closed"), !root_reads_all, "{collected:?}");
         assert!(sparse || collected.left_out.iter().any(|path| path == "src/git~1"), "{collected:?}");
+    }
+}
+
+/// What comes home and whether the clone may go, where `closed` may not be looked at.
+fn by_an_ordinary_user(checkout: &Checkout, workspace: &Workspace, closed: &Path) -> (Collected, Result<Collected, GitError>) {
+    std::thread::scope(|scope| {
+        let ordinary = scope.spawn(|| {
+            as_an_ordinary_user();
+            let control = closed.symlink_metadata().unwrap_err();
+            assert_eq!(control.kind(), std::io::ErrorKind::PermissionDenied, "{}", closed.display());
+            (collect(checkout, workspace, Some(WIP)).unwrap(), remove_clone(checkout, workspace, WIP))
+        });
+        ordinary.join().unwrap()
+    })
+}
+
+#[test]
+fn a_clone_that_may_be_listed_and_not_be_entered_does_not_count_as_emptied() {
+    for sparse in [false, true] {
+        let lab = Lab::new();
+        let (root, checkout, workspace) = both(&lab, sparse);
+        commit(&lab, &workspace.root, "src/work.txt", "committed\n");
+        collect(&checkout, &workspace, Some(WIP)).unwrap();
+        fs::write(workspace.root.join("README.md"), "changed\n").unwrap();
+        fs::write(workspace.root.join("new.txt"), "new\n").unwrap();
+        fs::set_permissions(&workspace.root, fs::Permissions::from_mode(0o644)).unwrap();
+        let (collected, removed) = by_an_ordinary_user(&checkout, &workspace, &workspace.root.join("README.md"));
+        fs::set_permissions(&workspace.root, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in ["README.md", "new.txt", "src"] {
+            assert!(collected.left_out.iter().any(|left| left == path), "{path}: {collected:?}");
+        }
+        assert!(removed.is_err() && !collected.wip, "{collected:?}");
+        let names = ["ls-tree", "-r", "--name-only"];
+        let [before, after] = ["main", BRANCH].map(|branch| lab.ok(&root, &[&names[..], &[branch]].concat()));
+        let gone: Vec<&str> = before.lines().filter(|path| !after.lines().any(|kept| kept == *path)).collect();
+        assert!(gone.is_empty() && after.contains("src/work.txt"), "{gone:?} {after}");
+        remove_clone(&checkout, &workspace, WIP).unwrap();
+        assert_eq!(lab.ok(&root, &["show", &format!("{BRANCH}:README.md")]), "changed");
+    }
+}
+
+#[test]
+fn what_is_in_folders_that_may_not_be_listed_or_not_be_entered_is_named_and_counts_as_it_was() {
+    for (sparse, mode) in [(false, 0o000), (false, 0o644), (true, 0o000), (true, 0o644)] {
+        let lab = Lab::new();
+        let (root, checkout, workspace) = both(&lab, sparse);
+        let what = format!("{mode:o}, {}", if sparse { "by git" } else { "by libgit2" });
+        let [closed, shut] = ["closed", "shut"].map(|name| workspace.root.join("src").join(name));
+        for folder in [&closed, &shut] {
+            fs::create_dir_all(folder.join("deep")).unwrap();
+            fs::write(folder.join("deep/in"), "deep\n").unwrap();
+        }
+        symlink("in", closed.join("link")).unwrap();
+        fs::write(closed.join("in"), "committed\n").unwrap();
+        lab.agent_ok(&workspace.root, &["add", "src/closed"]);
+        lab.agent_ok(&workspace.root, &["commit", "--quiet", "--message", "closed"]);
+        fs::write(closed.join("in"), "changed\n").unwrap();
+        fs::write(shut.join("in"), "new\n").unwrap();
+        fs::write(workspace.root.join("src/work.txt"), "saved\n").unwrap();
+        let close = |mode: u32| [&closed, &shut].map(|folder| fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap());
+        close(mode);
+        let (collected, removed) = by_an_ordinary_user(&checkout, &workspace, &closed.join("in"));
+        close(0o755);
+        assert_eq!(collected.left_out, ["src/closed", "src/shut"], "{what}");
+        let saved = |path: &str| lab.git(&root, &["show", &format!("{BRANCH}:{path}")]).out;
+        assert_eq!(saved("src/work.txt"), "saved\n", "{what}");
+        for (path, content) in [("src/closed/in", "committed\n"), ("src/closed/link", "in"), ("src/closed/deep/in", "deep\n")] {
+            assert_eq!(saved(path), content, "{what}: {path}");
+        }
+        assert!(removed.unwrap_err().to_string().contains("src/closed"), "{what}");
+        // Once they are open everything comes home, and the clone goes.
+        remove_clone(&checkout, &workspace, WIP).unwrap();
+        for (path, content) in [("src/closed/in", "changed\n"), ("src/shut/in", "new\n"), ("src/shut/deep/in", "deep\n")] {
+            assert_eq!(saved(path), content, "{what}: {path}");
+        }
     }
 }
 
