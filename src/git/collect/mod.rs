@@ -121,8 +121,8 @@ pub fn collect(checkout: &Checkout, workspace: &Workspace, wip_message: Option<&
 }
 
 fn collect_at(checkout: &Checkout, workspace: &Workspace, place: &Place, wip_message: Option<&str>) -> Result<Collected, GitError> {
-    let collector = open(checkout, workspace, place)?;
-    let mut work = Work::find(collector.as_ref(), workspace, place)?;
+    let (collector, refs) = open(checkout, workspace, place)?;
+    let mut work = Work::find(collector.as_ref(), workspace, place, refs)?;
     bring_lfs(checkout, place, &mut work.notices);
     let mut collected = Collected {
         branch: workspace.branch.clone(),
@@ -178,7 +178,7 @@ fn collect_at(checkout: &Checkout, workspace: &Workspace, place: &Place, wip_mes
 /// The state of a fresh clone's files, where it is not the base's, and the files that are too large for it.
 pub(super) fn photograph(checkout: &Checkout, workspace: &Workspace) -> Result<(Option<String>, Vec<String>), GitError> {
     let place = Place::of(workspace)?;
-    let collector = open(checkout, workspace, &place)?;
+    let (collector, _) = open(checkout, workspace, &place)?;
     let index = copy_index(workspace, &place)?;
     let Some(root) = &place.root else { return Ok((None, Vec::new())) };
     let snapshot = collector.snapshot(root, index.as_deref(), workspace.base_commit.as_deref())?;
@@ -191,8 +191,8 @@ pub fn commits_since_base(checkout: &Checkout, workspace: &Workspace) -> Result<
         return in_place(checkout, workspace).map(|collected| collected.commits);
     }
     let place = Place::of(workspace)?;
-    let collector = open(checkout, workspace, &place)?;
-    let work = Work::find(collector.as_ref(), workspace, &place)?;
+    let (collector, refs) = open(checkout, workspace, &place)?;
+    let work = Work::find(collector.as_ref(), workspace, &place, refs)?;
     let base: Vec<String> = workspace.base_commit.iter().cloned().collect();
     work.tip.map_or(Ok(0), |tip| collector.own_commits(&tip, &base))
 }
@@ -212,10 +212,11 @@ struct Work {
 }
 
 impl Work {
-    fn find(collector: &dyn Collector, workspace: &Workspace, place: &Place) -> Result<Self, GitError> {
+    /// `refs`: as [`open`] read them.
+    fn find(collector: &dyn Collector, workspace: &Workspace, place: &Place, refs: Option<CloneRefs>) -> Result<Self, GitError> {
         let mut work = Self::default();
         let earlier = || collector.landed(&workspace.branch).or_else(|| workspace.base_commit.clone());
-        let Some(git_dir) = &place.git_dir else {
+        let Some(refs) = refs else {
             work.notices.push("the clone's git directory is gone: its files were taken as they are".to_owned());
             // Elsewhere, perhaps, with commits that we do not see.
             let elsewhere = place.root.as_ref().map_or(!place.is_empty, |root| !matches!(root.look(Path::new(".git")), Ok(None)));
@@ -224,9 +225,6 @@ impl Work {
             work.uncommitted = (None, work.tip.clone());
             return Ok(work);
         };
-        let refs = CloneRefs::read(git_dir);
-        // What the refs lead to was there before them.
-        view::of_clone(git_dir, &workspace.state, false)?;
         for (name, why) in refs.unreadable {
             work.notices.push(format!("the clone's .git/{name} cannot be read: {why}"));
             work.missing = Some(name); // it may name commits that we do not see
@@ -360,9 +358,11 @@ fn known_commits(checkout: &Checkout, workspace: &Workspace, collector: &dyn Col
     collector.commits_among(known) // not annotated tags, which name a commit at one remove, nor what is missing
 }
 
-/// Lets the collector see the clone's objects.
-fn open(checkout: &Checkout, workspace: &Workspace, place: &Place) -> Result<Box<dyn Collector>, GitError> {
-    let view = place.git_dir.as_ref().map_or(Ok(None), |git_dir| view::of_clone(git_dir, &workspace.state, true))?;
+/// Lets the collector see the clone's objects. Gives the clone's refs too, if it has a git directory: they are read before the objects,
+/// so that what they lead to is there; and nothing comes to these objects once it was judged by them who may read them.
+fn open(checkout: &Checkout, workspace: &Workspace, place: &Place) -> Result<(Box<dyn Collector>, Option<CloneRefs>), GitError> {
+    let refs = place.git_dir.as_ref().map(CloneRefs::read);
+    let view = place.git_dir.as_ref().map_or(Ok(None), |git_dir| view::of_clone(git_dir, &workspace.state))?;
     let mut stores = vec![checkout.common_dir.join("objects")];
     stores.extend(view.as_ref().map(|view| view.objects.clone()));
     let stores: Vec<&Path> = stores.iter().map(PathBuf::as_path).collect();
@@ -376,9 +376,9 @@ fn open(checkout: &Checkout, workspace: &Workspace, place: &Place) -> Result<Box
     seed::write(&workspace.collector().join("info/attributes"), &attributes)?;
     let filters = Filters::new(checkout, &workspace.state);
     if by_program {
-        return Ok(Box::new(program::Program::new(checkout, workspace.collector(), filters)));
+        return Ok((Box::new(program::Program::new(checkout, workspace.collector(), filters)), refs));
     }
-    library::Library::open(&workspace.collector(), filters).map(|library| Box::new(library) as Box<dyn Collector>)
+    Ok((Box::new(library::Library::open(&workspace.collector(), filters)?), refs))
 }
 
 /// What the agent's git-lfs stored: its commits hold only pointers.

@@ -27,9 +27,9 @@ fn all_at_home(checkout: &Checkout, workspace: &Workspace, place: &Place, wip_me
     if let Some(path) = collected.left_out.first() {
         return Err(kept(path));
     }
-    let collector = open(checkout, workspace, place)?;
+    let (collector, refs) = open(checkout, workspace, place)?;
     let known = known_commits(checkout, workspace, collector.as_ref())?;
-    let work = Work::find(collector.as_ref(), workspace, place)?;
+    let work = Work::find(collector.as_ref(), workspace, place, refs)?;
     for tip in work.tip.iter().chain(collected.tip.iter()).chain(work.others.iter().map(|(_, id)| id)) {
         if collector.own_commits(tip, &known)? > 0 {
             return Err(kept(tip));
@@ -59,6 +59,7 @@ fn forget(checkout: &Checkout, workspace: &Workspace) -> Result<(), GitError> {
         }
     }
     view::folders(&workspace.state).iter().try_for_each(|folder| remove_tree(folder))?;
+    view::forget_large(&workspace.state)?;
     remove_tree(&workspace.collector())?;
     checkout.set_ref(&workspace.keep_ref(), None)
 }

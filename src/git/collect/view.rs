@@ -10,7 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirEntry, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub(super) const LARGE: usize = 16 * 1024 * 1024;
 const LARGE_PACK: u64 = 64 * 1024 * 1024;
 /// Where a second name is no way (another file system), a larger file is not taken.
 const LARGEST_COPY: u64 = 4 * 1024 * 1024 * 1024;
+/// In the session's state: see [`Large`].
+const LARGE_ONES: &str = "large-objects";
 /// Of a loose object so much tells its size: `blob 123\0`.
 const HEADER: u64 = 32;
 /// The files of a pack, in the order in which they are to appear: it is there once its index is.
@@ -39,14 +41,26 @@ pub(super) struct View {
     pub(super) large: bool,
 }
 
-/// Takes what is in the clone's store now and was not taken before. It is done again after refs were read: what they lead to was there before
-/// them. The first time (`tidy`) what the clone has no more is given up: packed anew, most likely, and the second look finds the pack.
-pub(super) fn of_clone(git_dir: &Within, state: &Path, tidy: bool) -> Result<Option<View>, GitError> {
+/// Takes what is in the clone's store now and was not taken before. What refs lead to is in it if they were read before.
+pub(super) fn of_clone(git_dir: &Within, state: &Path) -> Result<Option<View>, GitError> {
+    looked_at_twice(git_dir, state, || {})
+}
+
+/// The first time what the clone has no more is given up: packed anew, most likely, and the second look finds the pack. Whether anything is
+/// large the second one says: the agent may store it `between` them.
+fn looked_at_twice(git_dir: &Within, state: &Path, between: impl FnOnce()) -> Result<Option<View>, GitError> {
+    let first = take_all(git_dir, state, true)?;
+    between();
+    Ok(take_all(git_dir, state, false)?.or(first))
+}
+
+fn take_all(git_dir: &Within, state: &Path, tidy: bool) -> Result<Option<View>, GitError> {
     let Ok(Some(store)) = git_dir.folder(Path::new("objects")) else { return Ok(None) };
     let view = state.join("objects");
     let stage = state.join("taking");
     make(&stage.join("pack"))?;
-    let taking = Taking { held: Within::open(&stage.join("pack"))?, stage, large: state.join("large-objects"), tidy };
+    let large = Large { list: state.join(LARGE_ONES), view: view.clone() };
+    let taking = Taking { held: Within::open(&stage.join("pack"))?, stage, large, tidy };
     let mut seen = HashSet::new();
     for entry in store.entries().map_err(GitError::io("list", store.path()))? {
         let name = entry.file_name();
@@ -64,7 +78,16 @@ pub(super) fn of_clone(git_dir: &Within, state: &Path, tidy: bool) -> Result<Opt
         std::fs::remove_dir_all(gone.path()).map_err(GitError::io("remove", gone.path()))?;
     }
     make(&view)?;
-    Ok(Some(View { objects: view, large: taking.large.exists() }))
+    if tidy {
+        taking.large.forget_those_gone().map_err(GitError::io("write", &taking.large.list))?;
+    }
+    Ok(Some(View { objects: view, large: taking.large.list.exists() }))
+}
+
+/// Forgets what was large, with the rest of what [`of_clone`] keeps.
+pub(super) fn forget_large(state: &Path) -> Result<(), GitError> {
+    let list = state.join(LARGE_ONES);
+    remove(&list).map_err(GitError::io("remove", list))
 }
 
 /// What [`of_clone`] keeps on the disk.
@@ -76,9 +99,34 @@ struct Taking {
     /// A store, in whose folder of packs files are looked at before they are taken.
     stage: PathBuf,
     held: Within,
-    /// Its presence says that something is large.
-    large: PathBuf,
+    large: Large,
     tidy: bool,
+}
+
+/// What in the view is not to be read into memory, a path on each line of a file: to look at everything each time would take long.
+struct Large {
+    /// Its presence says that something is large.
+    list: PathBuf,
+    view: PathBuf,
+}
+
+impl Large {
+    /// Before it is in the view.
+    fn add(&self, place: &Path) -> io::Result<()> {
+        let relative = place.strip_prefix(&self.view).unwrap_or(place);
+        let mut list = File::options().create(true).append(true).open(&self.list)?;
+        list.write_all(format!("{}\n", relative.display()).as_bytes())
+    }
+
+    fn forget_those_gone(&self) -> io::Result<()> {
+        let listed = match std::fs::read_to_string(&self.list) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed?,
+        };
+        // Earlier versions wrote nothing into it: then nothing is known.
+        let gone = !listed.is_empty() && !listed.lines().any(|line| self.view.join(line).symlink_metadata().is_ok());
+        if gone { remove(&self.list) } else { Ok(()) }
+    }
 }
 
 impl Taking {
@@ -130,7 +178,7 @@ impl Taking {
             !is_pack_file(name, ".pack") && size_of_loose(&file).is_some_and(|size| size > LARGE)
         };
         if is_large {
-            File::create(&self.large)?;
+            self.large.add(&place.join(name))?;
         }
         std::fs::rename(&file, place.join(name))
     }
@@ -257,7 +305,11 @@ mod tests {
 
         fn look(&self) -> View {
             let git_dir = Within::open(&self.dir.path().join("clone/.git")).unwrap();
-            of_clone(&git_dir, &self.dir.path().join("state"), true).unwrap().unwrap()
+            of_clone(&git_dir, &self.dir.path().join("state")).unwrap().unwrap()
+        }
+
+        fn store(&self, content: &[u8]) -> Oid {
+            Repository::open(self.dir.path().join("clone")).unwrap().odb().unwrap().write(ObjectType::Blob, content).unwrap()
         }
 
         /// Which of the secrets, and whether what is its own, can be read by way of a folder of objects.
@@ -325,12 +377,31 @@ mod tests {
     fn what_is_large_is_known_loose_or_packed_and_nothing_else_is_taken_for_it() {
         let (world, big) = (world(), vec![b'x'; LARGE + 1]);
         assert!(!world.look().large);
-        let id = Repository::open(world.dir.path().join("clone")).unwrap().odb().unwrap().write(ObjectType::Blob, &big).unwrap();
-        assert!(world.look().large);
-        std::fs::remove_file(world.dir.path().join("state/large-objects")).unwrap();
+        let id = world.store(&big);
+        assert!(world.look().large && world.look().large, "also when it was taken before");
         let packs = world.objects("clone").join("pack");
         in_shell(&packs, &format!("echo {id} | git pack-objects -q pack && git prune-packed"));
         assert!(world.look().large);
+        let kept = std::fs::read_to_string(world.dir.path().join("state/large-objects")).unwrap();
+        assert!(kept.lines().last().unwrap().starts_with("pack/pack-"), "the pack was looked at, not only remembered: {kept}");
         assert_eq!(std::fs::read_dir(world.dir.path().join("state/taking/pack")).unwrap().count(), 0, "nothing is left on the stage");
+    }
+
+    #[test]
+    fn what_becomes_large_between_the_two_looks_is_known_and_what_is_large_no_more_is_forgotten() {
+        let (world, big) = (world(), vec![b'x'; LARGE + 1]);
+        let git_dir = Within::open(&world.dir.path().join("clone/.git")).unwrap();
+        let mut stored = None;
+        let view = looked_at_twice(&git_dir, &world.dir.path().join("state"), || stored = Some(world.store(&big))).unwrap().unwrap();
+        let name = stored.unwrap().to_string();
+        let place = Path::new(&name[..2]).join(&name[2..]);
+        assert!(view.large && view.objects.join(&place).exists());
+        let loose = world.objects("clone").join(&place);
+        std::fs::rename(&loose, world.dir.path().join("away")).unwrap();
+        assert!(!world.look().large, "gone from the clone");
+        std::fs::rename(world.dir.path().join("away"), &loose).unwrap();
+        assert!(world.look().large, "and back");
+        forget_large(&world.dir.path().join("state")).unwrap();
+        assert!(!world.dir.path().join("state/large-objects").exists());
     }
 }
