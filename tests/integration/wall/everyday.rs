@@ -44,7 +44,8 @@ shared memory and locks by their names | python3 -c "
 from multiprocessing import Lock, Process, shared_memory
 memory = shared_memory.SharedMemory(create=True, size=9); lock = Lock()
 def work():
-    with lock: shared_memory.SharedMemory(memory.name).buf[0] = 7
+    with lock:
+        other = shared_memory.SharedMemory(memory.name); other.buf[0] = 7; other.close()
 child = Process(target=work); child.start(); child.join(); assert memory.buf[0] == 7; memory.unlink()"
 a local server | python3 -c "import socket; s=socket.socket(); s.bind(('127.0.0.1',0)); s.listen(); c=socket.create_connection(s.getsockname()); s.accept()"
 a pseudo terminal | script -qec 'tty' /dev/null
