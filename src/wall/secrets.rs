@@ -288,6 +288,7 @@ pub(super) struct Granted {
     /// The user's name for it.
     pub(super) name: PathBuf,
     /// Itself, whatever links the user named it by.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only the full wall puts something in a file's place"))]
     pub(super) path: PathBuf,
     /// What there is to be read in place of its content, where that holds secrets of a known format.
     pub(super) instead: Option<String>,
