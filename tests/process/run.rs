@@ -143,9 +143,9 @@ impl Run {
 
     /// As another user, if root runs the tests.
     pub(crate) fn start_as(user: Option<u32>, place: Place, options: &str, command: &[&str]) -> Self {
-        // A shell that runs the tests in the background has them ignore these, and the guardian passes on nothing that was ignored before it.
+        // A shell that runs the tests in the background (or nohup) has them ignore these, and the guardian passes on nothing that was ignored before it.
         let mut supervise = Command::new("env");
-        supervise.arg("--default-signal=INT,QUIT").arg(std::env::current_exe().unwrap());
+        supervise.arg("--default-signal=HUP,INT,QUIT").arg(std::env::current_exe().unwrap());
         if let Some(user) = user {
             supervise.uid(user).gid(user);
         }
